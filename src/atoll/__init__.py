@@ -1,0 +1,1 @@
+"""atoll: the microservices architecture as one Python package."""

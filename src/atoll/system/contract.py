@@ -1,0 +1,183 @@
+"""A service's contract: what it offers and needs, as published JSON, and the frozen view that everything is computed from.
+
+On disk a contract is standard documents in one envelope, so that a service in any language can write it by hand:
+
+    {"format": 1, "service": "orders", "database": "postgresql",
+     "openapi": {OpenAPI 3.1}, "asyncapi": {AsyncAPI 3.0}, "settings": [{"name", "type", "required", "secret"}]}
+
+Scopes stand in OpenAPI's `security` (`[{"token": ["orders:write"]}]`; `[]` is public); events in AsyncAPI's channels, whose
+address is the bus subject (`event.orders.order_placed.{partition}`), with `x-atoll-key` and `x-atoll-partitions`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from atoll.errors import SystemMistake
+
+__all__ = ["Contract", "Operation", "Published", "Setting", "Subscription"]
+
+_METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One verb on one path. `path` is OpenAPI's template, `/orders/{id}`; `scope` None with `public` False: any token."""
+
+    id: str
+    method: str
+    path: str
+    public: bool = False
+    scope: str | None = None
+    timeout_s: float | None = None
+    streaming: bool = False
+
+
+class Published(msgspec.Struct, frozen=True):
+    """An event this service publishes. Its type on the wire is `<service>.<name>`."""
+
+    name: str
+    key: str
+    partitions: int = 1
+    schema: dict[str, Any] = {}
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """An event this service consumes: `source` is the publisher's name."""
+
+    source: str
+    name: str
+    alone: bool = False
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A value that the service reads from manifest or environment. `type` is a JSON schema type name."""
+
+    name: str
+    type: str = "string"
+    required: bool = True
+    secret: bool = False
+
+
+class Contract(msgspec.Struct, frozen=True):
+    """The parsed view. `document` is the whole JSON; `digest` identifies its meaning (canonical JSON, SHA-256, 16 hex digits)."""
+
+    service: str
+    digest: str
+    document: dict[str, Any]
+    database: str | None = None
+    operations: tuple[Operation, ...] = ()
+    publishes: tuple[Published, ...] = ()
+    consumes: tuple[Subscription, ...] = ()
+    settings: tuple[Setting, ...] = ()
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """Event names consumed, by publisher, sorted."""
+        names: dict[str, list[str]] = {}
+        for subscription in self.consumes:
+            names.setdefault(subscription.source, []).append(subscription.name)
+        return {source: tuple(sorted(set(found))) for source, found in sorted(names.items())}
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], *, where: str = "") -> Contract:
+        """Raises SystemMistake that names `where` and what is missing or wrong."""
+        try:
+            return _parse(dict(document))
+        except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
+            raise SystemMistake(
+                f"this is not a contract: {type(error).__name__}: {error}",
+                where=where,
+                hint="`atoll describe NAME` prints one; docs/reference/contract.md lists the fields",
+            ) from error
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """One byte string per meaning: sorted keys, no spaces."""
+    return msgspec.json.encode(document, order="deterministic")
+
+
+def _parse(document: dict[str, Any]) -> Contract:
+    if document["format"] != 1:
+        raise ValueError(f"format is {document['format']!r}; this atoll reads format 1")
+    asyncapi = document.get("asyncapi") or {}
+    return Contract(
+        service=document["service"],
+        digest=hashlib.sha256(canonical(document)).hexdigest()[:16],
+        document=document,
+        database=document.get("database"),
+        operations=_operations(document.get("openapi") or {}),
+        publishes=_published(document["service"], asyncapi),
+        consumes=_consumed(asyncapi),
+        settings=tuple(msgspec.convert(document.get("settings") or [], list[Setting])),
+    )
+
+
+def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
+    found = []
+    for path, item in (openapi.get("paths") or {}).items():
+        for method in _METHODS:
+            if method not in item:
+                continue
+            one = item[method]
+            security = one.get("security", [{"token": []}])
+            scopes = security[0].get("token", []) if security else []
+            found.append(
+                Operation(
+                    id=one.get("operationId", f"{method}_{path}"),
+                    method=method.upper(),
+                    path=path,
+                    public=not security,
+                    scope=scopes[0] if scopes else None,
+                    timeout_s=one.get("x-atoll-timeout-s"),
+                    streaming=bool(one.get("x-atoll-streaming", False)),
+                )
+            )
+    return tuple(found)
+
+
+def _address(asyncapi: Mapping[str, Any], operation: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    """(service, event name, channel) of an AsyncAPI operation."""
+    name = operation["channel"]["$ref"].removeprefix("#/channels/").replace("~1", "/").replace("~0", "~")
+    channel = asyncapi["channels"][name]
+    prefix, service, event, _partition = channel["address"].split(".")
+    if prefix != "event":
+        raise ValueError(f"channel {name}: the address must be event.<service>.<type>.{{partition}}")
+    return service, event, channel
+
+
+def _published(service: str, asyncapi: Mapping[str, Any]) -> tuple[Published, ...]:
+    found = []
+    for operation in (asyncapi.get("operations") or {}).values():
+        if operation["action"] != "send":
+            continue
+        owner, event, channel = _address(asyncapi, operation)
+        if owner != service:
+            raise ValueError(f"{service} can't publish {owner}.{event}: a service publishes in its own name only")
+        found.append(
+            Published(event, channel["x-atoll-key"], channel.get("x-atoll-partitions", 1), _payload(asyncapi, channel))
+        )
+    return tuple(found)
+
+
+def _payload(asyncapi: Mapping[str, Any], channel: Mapping[str, Any]) -> dict[str, Any]:
+    for message in (channel.get("messages") or {}).values():
+        while "$ref" in message:
+            node: Any = asyncapi
+            for part in message["$ref"].removeprefix("#/").split("/"):
+                node = node[part]
+            message = node
+        return dict(message.get("payload") or {})
+    return {}
+
+
+def _consumed(asyncapi: Mapping[str, Any]) -> tuple[Subscription, ...]:
+    found = []
+    for operation in (asyncapi.get("operations") or {}).values():
+        if operation["action"] == "receive":
+            source, event, _channel = _address(asyncapi, operation)
+            found.append(Subscription(source, event, bool(operation.get("x-atoll-alone", False))))
+    return tuple(found)
