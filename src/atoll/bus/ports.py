@@ -15,7 +15,7 @@ __all__ = ["Bus", "Interrupted", "Message", "Position", "Received", "Source"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event on its way out. `headers` are ready wire lines, each `Name: value` and CRLF; `id` is among them as Nats-Msg-Id."""
+    """One event on its way out. `headers` are ready wire lines, each `Name: value` and CRLF, Nats-Msg-Id among them."""
 
     subject: str
     headers: bytes

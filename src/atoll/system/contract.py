@@ -63,7 +63,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """The parsed view. `document` is the whole JSON; `digest` identifies its meaning (canonical JSON, SHA-256, 16 hex digits)."""
+    """The parsed view. `document` is the whole JSON; `digest` identifies its meaning: 16 hex digits of canonical JSON's SHA-256."""
 
     service: str
     digest: str

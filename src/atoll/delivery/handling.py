@@ -1,0 +1,55 @@
+"""What a consumer needs to know of the code that handles events. Frozen data; the service room fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.delivery.envelope import Envelope
+
+__all__ = ["Delivery", "Handler", "Handlers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a handler may ask about the event in hand.
+
+    `id` is the same at every attempt: use it as the key of an effect outside the database. `attempt` counts from 1.
+    `type` is `<service>.<name>`, `source` the stream (the publisher's name), `time` RFC 3339.
+    """
+
+    id: str
+    type: str
+    source: str
+    key: str
+    time: str
+    attempt: int = 1
+    traceparent: str = ""
+
+    @classmethod
+    def of(cls, envelope: Envelope, source: str, attempt: int) -> Delivery:
+        return cls(
+            id=envelope.id,
+            type=envelope.type,
+            source=source,
+            key=envelope.key,
+            time=envelope.time,
+            attempt=attempt,
+            traceparent=envelope.traceparent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How one type of event is handled: `invoke(body, delivery, tx)` returns, or raises to fail.
+
+    `alone`: one event per transaction, because it has an effect outside the database.
+    """
+
+    invoke: Callable[[bytes, Delivery, Any], Awaitable[None]]
+    alone: bool = False
+
+
+Handlers = Mapping[str, Handler]
+"""By type, `<service>.<name>`."""
