@@ -65,8 +65,8 @@ class Consumer:
         self._parked_keys: set[str] = set()
         self._due_at: float | None = None
         self._outages: dict[str, int] = {}
-        self._caught_up = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._pulling: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
         pause_s = 0.02
@@ -85,8 +85,18 @@ class Consumer:
                 pause_s = min(1.0, pause_s * 2)
 
     def stop(self) -> None:
-        """`run` returns after the batch in hand."""
+        """`run` ends after the batch in hand."""
         self._stopping.set()
+        if self._pulling is not None:
+            self._pulling.cancel()
+
+    async def _pull(self) -> list[Received]:
+        """What has arrived. Waiting is the one moment at which `stop` may cut in: nothing is in hand."""
+        self._pulling = asyncio.current_task()
+        try:
+            return await self._source.pull(BUDGETS.batch_events, self._wait_s())
+        finally:
+            self._pulling = None
 
     async def _consume(self, lease: Lease) -> None:
         careful = 0 if lease.released else BUDGETS.batch_events
@@ -98,9 +108,8 @@ class Consumer:
                 await self._look_at_parked()
                 looked_at = time.monotonic()
             lease = await self._retry_due(lease)
-            events = await self._source.pull(BUDGETS.batch_events, self._wait_s())
+            events = await self._pull()
             if not events:
-                self._caught_up.set()
                 continue
             if careful > 0:
                 lease = await self._carefully(lease, self._open(events))
@@ -153,8 +162,9 @@ class Consumer:
 
     async def _carefully(self, lease: Lease, events: Sequence[_Event]) -> Lease:
         """One by one, each attempt committed first: one of them may have killed the process that had them in hand."""
+        seen = await self._seen_before([event.envelope.id for event in events])
         for event in events:
-            if event.envelope.type in self._handlers and event.envelope.key not in self._parked_keys:
+            if event.envelope.type in self._handlers and not self._queues(event) and event.envelope.id not in seen:
                 attempt = await self._journal.begin_attempt(self._name, event.envelope.id)
                 event = replace(event, attempts=attempt - 1)
                 if attempt > BUDGETS.attempts:
@@ -208,11 +218,15 @@ class Consumer:
         async with self._database.reader() as reader:
             return await self._journal.seen(reader, ids)
 
-    async def _handle(self, tx: Any, event: _Event, index: int) -> None:
+    def _queues(self, event: _Event) -> bool:
+        """Whether an earlier event of its key is parked. An event without a key has no order to keep."""
+        return bool(event.envelope.key) and event.envelope.key in self._parked_keys
+
+    async def _handle(self, tx: Any, event: _Event, index: int, *, queue: bool = True) -> None:
         handler = self._handlers.get(event.envelope.type)
         if handler is None:
             return
-        if event.envelope.key in self._parked_keys:
+        if queue and self._queues(event):
             await self._journal.park(tx, self._as_parked(event, due_at=0.0))
             return
         delivery = Delivery.of(event.envelope, self._name, event.attempts + 1)
@@ -269,7 +283,7 @@ class Consumer:
             id=event.envelope.id,
             source=self._name,
             type=event.envelope.type,
-            key=event.envelope.key,
+            key=event.envelope.key or event.envelope.id,
             sequence=event.sequence,
             headers=event.headers,
             body=event.body,
@@ -291,7 +305,7 @@ class Consumer:
 
     async def _retry(self, lease: Lease, parked: Parked) -> Lease:
         started = await self._journal.begin_attempt(self._name, parked.id)
-        attempts = max(parked.attempts, started - 1)
+        attempts = parked.attempts + started - 1
         event = _Event(decode(parked.headers), parked.headers, parked.body, parked.sequence, attempts)
         if attempts >= BUDGETS.attempts:
             return await self._park(lease, event, _died(attempts))
@@ -303,13 +317,8 @@ class Consumer:
         return lease
 
     async def _commit_retry(self, lease: Lease, event: _Event) -> Lease:
-        key = event.envelope.key
         async with self._database.transaction() as tx:
-            self._parked_keys.discard(key)
-            try:
-                await self._handle(tx, event, 0)
-            finally:
-                self._parked_keys.add(key)
+            await self._handle(tx, event, 0, queue=False)
             await self._journal.unpark(tx, event.envelope.id)
             return await self._journal.advance(tx, lease, lease.sequence, [event.envelope.id])
 

@@ -1,0 +1,89 @@
+"""The relay and the consumers of one service process, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.bus.ports import Bus
+from atoll.database.ports import Database
+from atoll.delivery.consumer import Consumer
+from atoll.delivery.handling import Handlers
+from atoll.delivery.leases import Leases
+from atoll.delivery.relay import Relay
+from atoll.errors import DatabaseOutage
+from atoll.system.budgets import BUDGETS
+
+__all__ = ["Loops", "Station"]
+
+_log = logging.getLogger("atoll.delivery")
+_TIDY_EVERY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """Where a service process stands: its database, its end of the bus, and `owner`, the replica slot's stable name."""
+
+    service: str
+    owner: str
+    database: Database
+    bus: Bus
+
+
+class Loops:
+    """`start` returns at once; the loops wait for database and bus by themselves and outlive their outages."""
+
+    def __init__(self, station: Station, handlers: Handlers) -> None:
+        self._journal = station.database.journal
+        self._leases = Leases(self._journal, station.owner, BUDGETS.lease_s)
+        self._relay = Relay(station.service, self._journal, station.bus, self._leases)
+        self._consumers = [
+            Consumer(station.bus.source(source, station.service), station.database, own, self._leases)
+            for source, own in _by_source(handlers).items()
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        station.database.on_published(self._relay.wake)
+
+    def start(self) -> None:
+        loops: list[Coroutine[Any, Any, None]] = [self._leases.run(), self._relay.run(), self._tidy()]
+        for loop in [*loops, *(consumer.run() for consumer in self._consumers)]:
+            task = asyncio.create_task(loop)
+            task.add_done_callback(_report)
+            self._tasks.append(task)
+
+    async def stop(self, timeout_s: float = BUDGETS.drain_s) -> None:
+        """Consumers finish the batch in hand, the outbox is emptied if the bus is there, the leases are released."""
+        for consumer in self._consumers:
+            consumer.stop()
+        running = self._tasks[3:]
+        if running:
+            await asyncio.wait(running, timeout=timeout_s)
+        await self._relay.wait_empty(min(1.0, timeout_s))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leases.release()
+
+    async def _tidy(self) -> None:
+        """Forgets inbox ids that no redelivery can bring back."""
+        while True:
+            with contextlib.suppress(DatabaseOutage):
+                await self._journal.forget_inbox(BUDGETS.inbox_kept_s)
+            await asyncio.sleep(_TIDY_EVERY_S)
+
+
+def _by_source(handlers: Handlers) -> dict[str, Handlers]:
+    found: dict[str, dict[str, Any]] = {}
+    for type_, handler in handlers.items():
+        found.setdefault(type_.split(".", 1)[0], {})[type_] = handler
+    return dict(found)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A loop never ends by an exception of its own; if one does, that is our bug and must be seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("a delivery loop ended: %r", error, exc_info=error)

@@ -1,0 +1,85 @@
+"""What a service process is told by whoever started it: read once, from environment variables (twelve-factor, III).
+
+docs/reference/environment.md is this table for people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import SystemMistake
+
+__all__ = ["Environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """`listen` is `fd:N`, an inherited socket, or `host:port`; `address` is what the registry announces.
+
+    `replica` names the slot: a process that restarts under the same name may retake its leases at once.
+    """
+
+    service: str
+    replica: str
+    listen: str
+    address: str
+    state_dir: Path
+    folder: Path
+    database_url: str = ""
+    bus_url: str = ""
+    issuer: str = ""
+    audience: str = ""
+    contract_digest: str = ""
+    gateway_url: str = ""
+    local: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str]) -> Environment:
+        """Raises SystemMistake that names every missing or wrong variable at once."""
+        missing = [name for name in ("ATOLL_SERVICE", "ATOLL_LISTEN") if not variables.get(name)]
+        if missing:
+            raise SystemMistake(
+                f"these environment variables are missing: {', '.join(missing)}",
+                hint="`atoll run NAME` sets them; docs/reference/environment.md lists them",
+            )
+        service = variables["ATOLL_SERVICE"]
+        listen = variables["ATOLL_LISTEN"]
+        return cls(
+            service=service,
+            replica=variables.get("ATOLL_REPLICA") or f"{service}-{_random_name()}",
+            listen=listen,
+            address=variables.get("ATOLL_ADDRESS") or ("" if listen.startswith("fd:") else listen),
+            state_dir=Path(variables.get("ATOLL_STATE_DIR") or ".atoll-state"),
+            folder=Path(variables.get("ATOLL_FOLDER") or "."),
+            database_url=variables.get("ATOLL_DATABASE_URL", ""),
+            bus_url=variables.get("ATOLL_BUS_URL", ""),
+            issuer=variables.get("ATOLL_ISSUER", ""),
+            audience=variables.get("ATOLL_AUDIENCE", ""),
+            contract_digest=variables.get("ATOLL_CONTRACT_DIGEST", ""),
+            gateway_url=variables.get("ATOLL_GATEWAY_URL", ""),
+            local=variables.get("ATOLL_MODE") == "local",
+            settings=_settings(variables.get("ATOLL_SETTINGS", "")),
+        )
+
+
+def _settings(text: str) -> Mapping[str, Any]:
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SystemMistake(f"ATOLL_SETTINGS is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise SystemMistake("ATOLL_SETTINGS must be a JSON object")
+    return found
+
+
+def _random_name() -> str:
+    import secrets
+
+    return secrets.token_hex(4)

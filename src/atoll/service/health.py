@@ -1,0 +1,72 @@
+"""`/health/live` and `/health/ready`: for the container host and the gateway, never routed to clients.
+
+Ready means: this process's own database answers and it is not draining. The bus is a field, never a reason: a dead bus
+must not take down everything that only needs its own database.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from atoll.bus.ports import Bus
+from atoll.database.ports import Database
+from atoll.errors import DatabaseOutage
+
+__all__ = ["Health"]
+
+_ASK_AGAIN_S = 0.5
+
+
+class Health:
+    """An ASGI application for the two paths. `draining` makes it answer 503 from then on."""
+
+    def __init__(self, service: str, database: Database | None, bus: Bus | None) -> None:
+        self._service = service
+        self._database = database
+        self._bus = bus
+        self._database_state: tuple[float, str] = (0.0, "")
+        self.draining = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/health/live":
+            await _answer(send, 200, {"status": "live", "service": self._service})
+        elif scope["path"] == "/health/ready":
+            await _answer(send, *await self._ready())
+        else:
+            await _answer(send, 404, {"status": 404, "code": "not_found", "title": "Not Found"})
+
+    async def _ready(self) -> tuple[int, dict[str, Any]]:
+        database = await self._database_answers()
+        ready = not self.draining and database in ("none", "up")
+        bus = "none" if self._bus is None else "up" if self._bus.connected else "down"
+        state = "draining" if self.draining else "ready" if ready else "not ready"
+        return (200 if ready else 503), {"status": state, "service": self._service, "database": database, "bus": bus}
+
+    async def _database_answers(self) -> str:
+        """At most one question every half second, however many ask."""
+        if self._database is None:
+            return "none"
+        asked_at, state = self._database_state
+        if time.monotonic() - asked_at < _ASK_AGAIN_S and state:
+            return state
+        try:
+            await self._database.ping()
+            state = "up"
+        except DatabaseOutage:
+            state = "down"
+        self._database_state = (time.monotonic(), state)
+        return state
+
+
+async def _answer(send: Any, status: int, body: dict[str, Any]) -> None:
+    content = msgspec.json.encode(body)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
