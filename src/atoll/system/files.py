@@ -1,0 +1,114 @@
+"""A system's files: the manifest, and the accepted contracts beside it. The only module of this room that touches a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import SystemMistake
+from atoll.system.contract import Contract
+from atoll.system.manifest import ServiceSpec, System, parse
+
+__all__ = ["Difference", "accept", "accepted", "compare", "contract_path", "find", "read"]
+
+MANIFEST = "atoll.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a derived contract differs from the accepted one. `accepted` None: there is none yet."""
+
+    service: str
+    accepted: Contract | None
+    derived: Contract
+
+    def __str__(self) -> str:
+        what = "has no accepted contract yet" if self.accepted is None else "differs from its accepted contract"
+        return f"{self.service} {what}: see it with `git diff`, take it with `atoll contract accept {self.service}`"
+
+
+def find(start: Path) -> Path:
+    """The folder of the system around `start`: the nearest one upwards with an atoll.toml. Raises SystemMistake."""
+    for folder in (start, *start.parents):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise SystemMistake(f"there is no {MANIFEST} in {start} or above it", hint="change into a system's folder, or `-C FOLDER`")
+
+
+def read(folder: Path, environment: str = "") -> System:
+    """The system in `folder`, its services' folders checked. Raises SystemMistake with file:line."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise SystemMistake(f"the manifest can't be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise SystemMistake(f"the manifest is not UTF-8: {error}", where=str(path)) from error
+    system = parse(text, path, environment)
+    for spec in system.services:
+        _check_files(spec)
+    return system
+
+
+def _check_files(spec: ServiceSpec) -> None:
+    if spec.contract is not None and not spec.contract.is_file():
+        hint = "write it by hand; `atoll describe` of another service shows the shape"
+        raise SystemMistake(f"the contract of {spec.name}, {spec.contract}, does not exist", where=spec.where, hint=hint)
+    if spec.command:
+        return
+    module = spec.folder / spec.name / "service.py"
+    if not module.is_file():
+        hint = f"a service {spec.name} is found as {spec.name}.service:service in services/{spec.name}"
+        raise SystemMistake(f"{module} does not exist", where=spec.where, hint=hint)
+    if spec.python is not None and not os.access(spec.python, os.X_OK):
+        hint = f"make it: python -m venv {spec.python.parent.parent}, then install atoll and the service into it"
+        raise SystemMistake(f"the interpreter of {spec.name}, {spec.python}, does not exist", where=spec.where, hint=hint)
+
+
+def contract_path(system: System, service: str) -> Path:
+    return system.folder / "contracts" / f"{service}.json"
+
+
+def load_contract(path: Path) -> Contract:
+    """Raises SystemMistake that names the file."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SystemMistake(f"this contract can't be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise SystemMistake(f"this contract is not JSON: {error}", where=str(path)) from error
+    return Contract.parse(document, where=str(path))
+
+
+def accepted(system: System, service: str) -> Contract | None:
+    """The contract in git, None when there is none yet. Raises SystemMistake."""
+    path = contract_path(system, service)
+    return load_contract(path) if path.is_file() else None
+
+
+def compare(system: System, derived: Mapping[str, Contract]) -> list[Difference]:
+    """Every derived contract that is not the accepted one, by service name."""
+    found = []
+    for name, contract in sorted(derived.items()):
+        known = accepted(system, name)
+        if known is None or known.digest != contract.digest:
+            found.append(Difference(name, known, contract))
+    return found
+
+
+def accept(system: System, contract: Contract) -> Path:
+    """Writes it beside the manifest, for git. Gives the path."""
+    path = contract_path(system, contract.service)
+    path.parent.mkdir(exist_ok=True)
+    _write(path, contract.document)
+    return path
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(draft, path)

@@ -1,0 +1,369 @@
+"""`atoll.toml`: the frozen view, and the rules it has to keep. `files.py` reads it from disk.
+
+Every mistake is a SystemMistake with file:line and the keys or values that would be right.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from atoll.errors import SystemMistake
+from atoll.system.positions import Positions, scan, syntax_error_line
+
+__all__ = ["AuthSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
+
+ServiceKind = Literal["service", "client", "simulator"]
+
+RESERVED = frozenset(
+    {"auth", "gateway", "envoy", "nats", "keys", "sys", "platform", "registry", "contracts", "console", "system"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A value that stands in no file: the environment variable `name`, upper-case, or the container host's secret `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySpec:
+    """The one entry point. `public_url` is what clients type; the issuer of tokens is `public_url` + "/auth"."""
+
+    port: int = 8080
+    public_url: str = ""
+    fallback: str | None = None
+
+    @property
+    def url(self) -> str:
+        return self.public_url or f"http://localhost:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSpec:
+    """The auth service. `options` is what it is told beyond these two: users and clients to seed, further lifetimes."""
+
+    access_token_lifetime_s: int = 300
+    database: str = "sqlite"
+    database_url: Secret | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """One [services.NAME] table. `folder`, `python` and `contract` are absolute; `where` is the table's file:line.
+
+    A "client" has no bus user and calls the gateway; a "simulator" stands for something outside the system: local only,
+    with no contract, routes, bus user or database, and others' settings may name its address as `{NAME.url}`.
+    """
+
+    name: str
+    folder: Path
+    kind: ServiceKind = "service"
+    prefix: str = ""
+    owner: str = ""
+    replicas: int = 1
+    python: Path | None = None
+    command: tuple[str, ...] = ()
+    contract: Path | None = None
+    database_url: Secret | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What `atoll.toml` says. `environment` is the overlay that was applied, "" for local."""
+
+    name: str
+    folder: Path
+    gateway: GatewaySpec
+    auth: AuthSpec
+    services: tuple[ServiceSpec, ...]
+    environment: str = ""
+    environments: tuple[str, ...] = ()
+
+    @property
+    def issuer(self) -> str:
+        return f"{self.gateway.url}/auth"
+
+    def service(self, name: str) -> ServiceSpec:
+        """Raises SystemMistake that names the services there are."""
+        for spec in self.services:
+            if spec.name == name:
+                return spec
+        known = ", ".join(spec.name for spec in self.services) or "none yet"
+        raise SystemMistake(f"there is no service {name!r}", hint=f"the services of {self.name}: {known}")
+
+    def at_port(self, port: int) -> System:
+        """The same system with another gateway port, its public URL on this machine along with it."""
+        return replace(self, gateway=replace(self.gateway, port=port, public_url=f"http://localhost:{port}"))
+
+
+def parse(text: str, path: Path, environment: str = "") -> System:
+    """The system that `text` describes, `path` being where it stands. Touches no file. Raises SystemMistake."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = syntax_error_line(error) or len(text.splitlines())
+        raise SystemMistake(f"this is not TOML: {error}", where=f"{path}:{line}", hint="see https://toml.io") from None
+    reader = _Reader(path, scan(text))
+    reader.check_format(document)
+    reader.check_table(document, _ROOT, ())
+    for name, overlay in document.get("environments", {}).items():
+        reader.check_table(overlay, _OVERLAY, ("environments", name))
+    return reader.system(document, environment)
+
+
+Check = Callable[[Any], str]  # what is wrong with a value, "" when nothing is
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) and value else f"must be a text, not {_shown(value)}"
+
+
+def _matching(pattern: str, meaning: str) -> Check:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        return "" if isinstance(value, str) and compiled.fullmatch(value) else f"must be {meaning}, not {_shown(value)}"
+
+    return check
+
+
+def _whole(low: int, high: int) -> Check:
+    def check(value: Any) -> str:
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return "" if fits else f"must be a whole number from {low} to {high}, not {_shown(value)}"
+
+    return check
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}, not {_shown(value)}"
+
+    return check
+
+
+def _texts(value: Any) -> str:
+    fits = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    return "" if fits else f'must be a list of texts, like ["node", "server.js"], not {_shown(value)}'
+
+
+def _scopes(value: Any) -> str:
+    fits = isinstance(value, list) and all(isinstance(item, str) and item and " " not in item for item in value)
+    return "" if fits else f'must be a list of scopes, like ["orders:read"], not {_shown(value)}'
+
+
+def _secret(value: Any) -> str:
+    fits = isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str)
+    return "" if fits else f'must be {{ secret = "name" }}, so that no file holds it, not {_shown(value)}'
+
+
+def _setting(value: Any) -> str:
+    plain = isinstance(value, (str, int, float, bool)) or (
+        isinstance(value, list) and all(isinstance(item, (str, int, float, bool)) for item in value)
+    )
+    return "" if plain or not _secret(value) else f'must be a plain value or {{ secret = "name" }}, not {_shown(value)}'
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    names: dict[type, str] = {str: "the text ", dict: "the table ", list: "the list "}
+    return f"{names.get(type(value), '')}{value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The keys a table may have. `named`: any key is allowed and holds a table (or a value) of this one shape."""
+
+    keys: Mapping[str, Check | _Table] = field(default_factory=dict)
+    named: Check | _Table | None = None
+    names: Check = _text
+
+
+_PREFIX = _matching(r"/|(/[A-Za-z0-9._~-]+)+", "a path like /orders, or /")
+_URL = _matching(r"https?://[^/\s]+(/[^/\s]+)*", "a URL like https://shop.example, without a slash at its end")
+_NAME = _matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _, beginning with a letter")
+_DAY_S = 86_400
+
+_GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME})
+_ACCOUNT = _Table({"password": _text, "secret": _text, "scopes": _scopes})
+_AUTH = _Table(
+    {
+        "access_token_lifetime_s": _whole(1, _DAY_S),
+        "refresh_token_lifetime_s": _whole(1, 3650 * _DAY_S),
+        "database": _one_of("sqlite", "postgresql", "mongodb"),
+        "database_url": _secret,
+        "default_scopes": _scopes,
+        "users": _Table(named=_ACCOUNT),
+        "clients": _Table(named=_ACCOUNT),
+    }
+)
+_SERVICE = _Table(
+    {
+        "kind": _one_of("service", "client", "simulator"),
+        "prefix": _PREFIX,
+        "owner": _text,
+        "replicas": _whole(0, 100),
+        "python": _text,
+        "command": _texts,
+        "contract": _text,
+        "database_url": _secret,
+        "settings": _Table(named=_setting),
+    }
+)
+_OVERLAY = _Table({"gateway": _GATEWAY, "auth": _AUTH, "services": _Table(named=_SERVICE, names=_NAME)})
+_ROOT = _Table(
+    {
+        "format": _whole(1, 1),
+        "name": _matching(r"[a-z][a-z0-9-]{0,39}", "lower-case letters, digits and -, beginning with a letter"),
+        **_OVERLAY.keys,
+        "environments": _Table(named=lambda _value: ""),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    path: Path
+    positions: Positions
+
+    def check_format(self, document: Mapping[str, Any]) -> None:
+        if "format" not in document:
+            raise SystemMistake("`format` is missing", where=f"{self.path}:1", hint="write `format = 1` in the first line")
+        if document["format"] != 1:
+            raise self.mistake(("format",), f"format {document['format']!r} is unknown", "this atoll reads `format = 1`")
+        if "name" not in document:
+            raise SystemMistake("`name` is missing", where=f"{self.path}:1", hint='write `name = "shop"` after `format = 1`')
+
+    def check_table(self, value: Any, table: _Table, at: tuple[str, ...]) -> None:
+        if not isinstance(value, dict):
+            raise self.mistake(at, f"`{'.'.join(at)}` must be a table, not {_shown(value)}", f"write [{'.'.join(at)}]")
+        for key, item in value.items():
+            rule = table.keys.get(key, table.named)
+            if rule is None:
+                raise self.unknown((*at, key), table)
+            if table.named is not None and (fault := table.names(key)):
+                raise self.mistake((*at, key), f"a name {fault}", "rename it")
+            if isinstance(rule, _Table):
+                self.check_table(item, rule, (*at, key))
+            elif fault := rule(item):
+                raise self.mistake((*at, key), f"`{key}` {fault}")
+
+    def unknown(self, at: tuple[str, ...], table: _Table) -> SystemMistake:
+        place = f"[{'.'.join(at[:-1])}]" if at[:-1] else "the top of the manifest"
+        return self.mistake(at, f"unknown key `{at[-1]}` in {place}", f"valid keys: {', '.join(sorted(table.keys))}")
+
+    def mistake(self, at: tuple[str, ...], detail: str, hint: str = "") -> SystemMistake:
+        return SystemMistake(detail, where=self.where(at), hint=hint)
+
+    def where(self, at: tuple[str, ...]) -> str:
+        """file:line of a key, or of the innermost table around it that stands in the text."""
+        while at and at not in self.positions:
+            at = at[:-1]
+        return f"{self.path}:{self.positions.get(at, 1)}"
+
+    def system(self, document: Mapping[str, Any], environment: str) -> System:
+        environments = document.get("environments", {})
+        overlay = self.overlay(environments, document, environment)
+        services = {
+            name: {**table, **overlay.get("services", {}).get(name, {})} for name, table in document.get("services", {}).items()
+        }
+        system = System(
+            name=document["name"],
+            folder=self.path.parent,
+            gateway=GatewaySpec(**{**document.get("gateway", {}), **overlay.get("gateway", {})}),
+            auth=_auth({**document.get("auth", {}), **overlay.get("auth", {})}),
+            services=tuple(self.service(name, table) for name, table in services.items()),
+            environment=environment,
+            environments=tuple(environments),
+        )
+        self.check_whole(system)
+        return system
+
+    def overlay(self, environments: Mapping[str, Any], document: Mapping[str, Any], chosen: str) -> Mapping[str, Any]:
+        for name, table in environments.items():
+            for service in table.get("services", {}):
+                if service not in document.get("services", {}):
+                    at = ("environments", name, "services", service)
+                    raise self.mistake(at, f"there is no service {service!r} to change", f"declare [services.{service}] first")
+        if chosen and chosen not in environments:
+            known = ", ".join(environments) or "none"
+            raise self.mistake(("environments",), f"there is no environment {chosen!r}", f"environments here: {known}")
+        return dict(environments.get(chosen, {}))
+
+    def service(self, name: str, table: Mapping[str, Any]) -> ServiceSpec:
+        folder = self.path.parent
+        at = ("services", name)
+        self.check_service(name, table, at)
+        url = table.get("database_url")
+        return ServiceSpec(
+            name=name,
+            folder=folder / "services" / name,
+            kind=table.get("kind", "service"),
+            prefix=table.get("prefix", f"/{name}"),
+            owner=table.get("owner", ""),
+            replicas=table.get("replicas", 1),
+            python=folder / table["python"] if "python" in table else None,
+            command=tuple(table.get("command", ())),
+            contract=folder / table["contract"] if "contract" in table else None,
+            database_url=Secret(url["secret"]) if url else None,
+            settings={key: _value(value) for key, value in table.get("settings", {}).items()},
+            where=self.where(at),
+        )
+
+    def check_service(self, name: str, table: Mapping[str, Any], at: tuple[str, ...]) -> None:
+        if name in RESERVED:
+            raise self.mistake(at, f"{name!r} is a name that atoll uses itself", "choose another name for the service")
+        if "command" in table and "python" in table:
+            raise self.mistake((*at, "python"), "a service has either `command` or `python`", "remove one of them")
+        simulator = table.get("kind") == "simulator"
+        if "command" in table and "contract" not in table and not simulator:
+            hint = f'write the contract by hand and name it: contract = "contracts/{name}.json"'
+            raise self.mistake((*at, "command"), f"{name} has a `command`, so nobody can derive its contract", hint)
+        if "contract" in table and "command" not in table:
+            hint = "remove `contract`, or say with `command` how the service is started"
+            raise self.mistake((*at, "contract"), f"the contract of {name} is derived from its code", hint)
+        if simulator and "command" not in table:
+            raise self.mistake(
+                at, f"{name} is a simulator and needs a `command`", 'command = ["python", "simulator.py", "{port}"]'
+            )
+        if "command" not in table and (not name.isidentifier() or keyword.iskeyword(name)):
+            raise self.mistake(at, f"{name!r} can't be the name of a Python package", "use _ instead of -")
+
+    def check_whole(self, system: System) -> None:
+        names = {spec.name for spec in system.services}
+        if system.gateway.fallback and system.gateway.fallback not in names:
+            hint = f"services here: {', '.join(sorted(names)) or 'none'}"
+            raise self.mistake(("gateway", "fallback"), f"there is no service {system.gateway.fallback!r}", hint)
+        owners: dict[str, str] = {"/auth": "auth"}
+        for spec in system.services:
+            if spec.kind != "simulator" and (other := owners.setdefault(spec.prefix, spec.name)) != spec.name:
+                at = ("services", spec.name, "prefix")
+                raise self.mistake(
+                    at, f"the prefix {spec.prefix} belongs to {other} already", "give one of them another prefix"
+                )
+
+
+def _auth(table: Mapping[str, Any]) -> AuthSpec:
+    url = table.get("database_url")
+    own = {"access_token_lifetime_s", "database", "database_url"}
+    return AuthSpec(
+        access_token_lifetime_s=table.get("access_token_lifetime_s", 300),
+        database=table.get("database", "sqlite"),
+        database_url=Secret(url["secret"]) if url else None,
+        options={key: value for key, value in table.items() if key not in own},
+    )
+
+
+def _value(value: Any) -> Any:
+    return Secret(value["secret"]) if isinstance(value, dict) else value

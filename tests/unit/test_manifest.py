@@ -1,0 +1,148 @@
+"""`atoll.toml`: what it means, and that every mistake is named with its line and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atoll.errors import SystemMistake
+from atoll.system import files
+from atoll.system.manifest import Secret, System, parse
+
+SHOP = """\
+format = 1
+name = "shop"
+
+[gateway]
+port = 8081
+fallback = "legacy"
+
+[auth]
+access_token_lifetime_s = 60
+database = "postgresql"
+default_scopes = ["orders:read"]
+[auth.users.ann]
+password = "ann"
+scopes = ["orders:read", "orders:write"]
+
+[services.catalog]
+[services.storefront]
+kind = "client"
+prefix = "/"
+[services.orders]
+owner = "team-checkout"
+replicas = 2
+python = "services/orders/.venv/bin/python"
+[services.orders.settings]
+vat_rate = "0.10"
+key = { secret = "card_key" }
+[services.legacy]
+command = [
+    "gunicorn", "shop.wsgi",   # [not a table]
+    "--bind", "{host}:{port}",
+]
+contract = "contracts/legacy.json"
+
+[environments.production.services.orders]
+replicas = 4
+database_url = { secret = "orders_database_url" }
+"""
+
+
+def shop(text: str = SHOP, environment: str = "") -> System:
+    return parse(text, Path("/shop/atoll.toml"), environment)
+
+
+def mistake(text: str, environment: str = "") -> SystemMistake:
+    with pytest.raises(SystemMistake) as caught:
+        shop(text, environment)
+    return caught.value
+
+
+def test_a_manifest_becomes_a_system() -> None:
+    system = shop()
+    orders = system.service("orders")
+    assert (system.name, system.gateway.port, system.gateway.url) == ("shop", 8081, "http://localhost:8081")
+    assert system.issuer == "http://localhost:8081/auth"
+    assert [spec.name for spec in system.services] == ["catalog", "storefront", "orders", "legacy"]
+    assert (orders.replicas, orders.prefix, orders.owner) == (2, "/orders", "team-checkout")
+    assert orders.python == Path("/shop/services/orders/.venv/bin/python")
+    assert orders.settings == {"vat_rate": "0.10", "key": Secret("card_key")}
+    assert orders.where == "/shop/atoll.toml:20"
+    assert system.service("storefront").prefix == "/"
+    assert system.service("legacy").command[-1] == "{host}:{port}"
+    assert system.auth.options["users"]["ann"]["scopes"] == ["orders:read", "orders:write"]
+
+
+def test_an_empty_table_is_enough_for_a_service() -> None:
+    system = shop('format = 1\nname = "s"\n[services.a]\n')
+    assert system.service("a").replicas == 1
+    assert system.auth.database == "sqlite"
+
+
+def test_an_environment_changes_only_what_it_names() -> None:
+    local, production = shop(), shop(environment="production")
+    assert local.environments == ("production",)
+    assert production.service("orders").replicas == 4
+    assert production.service("orders").database_url == Secret("orders_database_url")
+    assert production.service("orders").owner == "team-checkout"
+    assert production.service("catalog") == local.service("catalog")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said", "hint"),
+    [
+        ('name = "s"\n', 1, "`format` is missing", "format = 1"),
+        ("format = 1\n", 1, "`name` is missing", "name ="),
+        ('format = 2\nname = "s"\n', 1, "format 2 is unknown", "format = 1"),
+        ('format = 1\nname = "Shop"\n', 2, "lower-case", ""),
+        ('format = 1\nname = "s"\ncolour = 1\n', 3, "unknown key `colour`", "auth, environments, format, gateway"),
+        ('format = 1\nname = "s"\n[gateway]\nprt = 1\n', 4, "unknown key `prt` in [gateway]", "fallback, port, public_url"),
+        ('format = 1\nname = "s"\n[gateway]\nport = "x"\n', 4, "whole number from 1 to 65535, not the text 'x'", ""),
+        ('format = 1\nname = "s"\n[gateway]\nport = true\n', 4, "not true", ""),
+        ('format = 1\nname = "s"\n[gateway]\nfallback = "x"\n', 4, "no service 'x'", "services here: none"),
+        ('format = 1\nname = "s"\n[services]\na = 1\n', 4, "must be a table", "[services.a]"),
+        ('format = 1\nname = "s"\n[services.a]\n\nreplica = 2\n', 5, "unknown key `replica` in [services.a]", "replicas"),
+        ('format = 1\nname = "s"\n[services.a]\nkind = "web"\n', 4, "one of 'service', 'client', 'simulator'", ""),
+        ('format = 1\nname = "s"\n[services.auth]\n', 3, "atoll uses itself", "another name"),
+        ('format = 1\nname = "s"\n[services.a-b]\n', 3, "Python package", "use _"),
+        ('format = 1\nname = "s"\n[services.class]\n', 3, "Python package", "use _"),
+        ('format = 1\nname = "s"\n[services.a]\ncommand = ["x"]\n', 4, "derive its contract", "contracts/a.json"),
+        ('format = 1\nname = "s"\n[services.a]\ncontract = "x"\n', 4, "derived from its code", "`command`"),
+        ('format = 1\nname = "s"\n[services.a]\nprefix = "/b"\n[services.b]\n', 5, "belongs to a already", "another prefix"),
+        ('format = 1\nname = "s"\n[services.a]\nprefix = "/auth"\n', 4, "belongs to auth already", "another prefix"),
+        ('format = 1\nname = "s"\n[services.a.settings]\nx = { y = 1 }\n', 4, "plain value", ""),
+        ('format = 1\nname = "s"\n[environments.p.services.a]\n', 3, "no service 'a' to change", "[services.a]"),
+        ('format = 1\nname = "s"\n[environments.p]\nreplicas = 1\n', 4, "unknown key `replicas`", "auth, gateway, services"),
+        ('format = 1\nname = "s\n', 2, "not TOML", "toml.io"),
+    ],
+)
+def test_a_mistake_names_its_line_and_what_would_be_right(text: str, line: int, said: str, hint: str) -> None:
+    error = mistake(text)
+    assert error.where == f"/shop/atoll.toml:{line}"
+    assert said in error.detail
+    assert hint in error.hint
+
+
+def test_an_unknown_environment_names_those_there_are() -> None:
+    error = mistake(SHOP, "staging")
+    assert "staging" in error.detail
+    assert "production" in error.hint
+
+
+def test_a_service_whose_folder_is_missing_is_named_with_the_line_of_its_table(tmp_path: Path) -> None:
+    (tmp_path / "atoll.toml").write_text('format = 1\nname = "s"\n[services.orders]\n')
+    with pytest.raises(SystemMistake) as caught:
+        files.read(tmp_path)
+    assert caught.value.where == f"{tmp_path}/atoll.toml:3"
+    assert "services/orders/orders/service.py does not exist" in caught.value.detail
+
+
+def test_the_manifest_is_found_from_a_folder_below_it(tmp_path: Path) -> None:
+    (tmp_path / "atoll.toml").write_text('format = 1\nname = "s"\n')
+    below = tmp_path / "services" / "orders"
+    below.mkdir(parents=True)
+    assert files.find(below) == tmp_path
+    with pytest.raises(SystemMistake, match=r"no atoll\.toml"):
+        files.find(Path("/"))
