@@ -1,0 +1,51 @@
+# Needs Python >= 3.11 and make. Everything else is installed into .venv from hash-locked requirements.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint types suite lock bench drill clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+up: $(VENV)/shop.stamp ## start the example shop on real engines, in the foreground until Ctrl-C
+	@cd examples/shop && exec ../../$(BIN)/atoll up
+
+test: $(VENV)/dev.stamp lint types suite ## lint, types, import contract and the whole suite, engines included
+
+lint: $(VENV)/dev.stamp ## ruff, and the import contract of the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/dev.stamp ## mypy --strict on src, tests and the shop; pyright on the README's service
+	$(BIN)/mypy
+	$(BIN)/pyright --project tests/typing
+
+suite: $(VENV)/dev.stamp ## the tests alone
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be installed; table and JSON in benchmarks/results
+	$(BIN)/python -m benchmarks.order_path
+
+drill: $(VENV)/dev.stamp ## kill things at random under load, then reconcile: make drill KILLS=1000 SEED=1
+	$(BIN)/python -m tests.chaos.drill --kills $(or $(KILLS),200) --seed $(or $(SEED),1)
+
+lock: $(VENV)/dev.stamp ## resolve requirements/*.in anew: names, versions and hashes only
+	cd requirements && for name in shop dev; do ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade $$name.in -o $$name.txt; done
+
+clean: ## remove .venv and what the shop has stored
+	rm -rf $(VENV) examples/shop/.atoll
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "atoll needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The package itself is installed editable, built by the locked hatchling.
+$(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(VENV)/pyvenv.cfg
+	$(PIP) install --quiet --require-hashes -r requirements/$*.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
