@@ -189,7 +189,8 @@ class Database(Protocol):
     async def migrate(self, folder: Path | None) -> list[str]:
         """Applies atoll's own and the service's pending migrations under a lock; gives the names applied.
 
-        Raises SystemMistake that names the file: two with one number, an applied one edited or missing, one that fails.
+        Raises SystemMistake that names the file: two with one number, a gap, an applied one edited or missing, one that
+        fails. Applied ones newer than the folder's last are left alone: an older replica runs beside a newer one.
         """
         ...
 
@@ -199,8 +200,12 @@ class Database(Protocol):
         """Raises DatabaseOutage when it can't answer."""
         ...
 
-    def transaction(self) -> AbstractAsyncContextManager[Any]:
-        """A Transaction of this kind. On leaving: outbox rows are written last, then commit, then `on_published`."""
+    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Any]:
+        """A Transaction of this kind. On leaving: outbox rows are written last, then commit, then `on_published`.
+
+        `patient` matters to SQLite alone: its one writer may then be held for up to 1 s while other things are awaited
+        (a consumer's batch, a handler in a thread). Without it, awaiting anything but the transaction is a Bug.
+        """
         ...
 
     def reader(self) -> AbstractAsyncContextManager[Any]:
