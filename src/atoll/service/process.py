@@ -1,0 +1,249 @@
+"""One service process from start to exit: HTTP server, relay, consumers and registry announcement on one event loop.
+
+read environment → open the bus in the background → serve /health → migrate and open the database
+→ delivery loops → announce in the registry → … → SIGTERM: ready says 503, leave the registry, serve for the drain
+time, finish requests and the batch in hand → exit 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from atoll.errors import DatabaseOutage
+from atoll.service.environment import Environment
+from atoll.service.health import Health
+from atoll.service.keys import KeyFeed
+from atoll.service.stalls import StallWatch
+from atoll.system.budgets import BUDGETS
+from atoll.tokens.keys import KeySet
+from atoll.tokens.verify import Verifier
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from atoll.bus.ports import Bus
+    from atoll.database.ports import Database
+    from atoll.delivery.loops import Loops
+    from atoll.registry import Announcement
+    from atoll.service.service import Service
+
+__all__ = ["Process"]
+
+_KEEP_ALIVE_S = 75
+_log = logging.getLogger("atoll.service")
+
+
+class Process:
+    """`run` until a signal, then leave politely. Raises SystemMistake for what a restart can't mend."""
+
+    def __init__(self, service: Service, environment: Environment) -> None:
+        self._service = service
+        self._environment = environment
+        self._bus = _bus(environment)
+        self._database = _database(service, environment)
+        self._health = Health(environment.service, self._database, self._bus)
+        self._health.draining = True  # until everything stands
+        self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
+        self._keys = KeyFeed(self._verifier, environment.state_dir / "keys.json")
+        self._loops: Loops | None = None
+        self._announcement: Announcement | None = None
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        self._keys.load()
+        watch = StallWatch()
+        watch.start()
+        server = _server(self._route)
+        with self._signals(), _listening(self._environment.listen) as listener:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            starting = asyncio.create_task(self._start(serving))
+            stopping = asyncio.create_task(self._stop.wait())
+            try:
+                await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    starting.result()
+                    await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await self._drain()
+            finally:
+                for task in (starting, stopping):
+                    task.cancel()
+                server.should_exit = True
+                await serving
+                await self._close()
+                watch.stop()
+
+    async def _route(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/health/"):
+            await self._health(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        """Replaced by the service's own application as soon as its database stands."""
+        await self._health(scope, receive, send)
+
+    # start
+
+    async def _start(self, serving: asyncio.Task[None]) -> None:
+        if self._bus is not None:
+            await self._bus.start()
+            self._keys.start(self._bus)
+        await self._open_database()
+        injector = self._service.injector(
+            database=self._database,
+            settings=self._environment.settings,
+            folder=self._environment.folder,
+        )
+        self._app = self._service.build_app(database=self._database, verify=self._principal, injector=injector)  # type: ignore[method-assign]
+        await injector.start()
+        self._injector = injector
+        if self._database is not None and self._bus is not None:
+            self._start_loops(self._database, self._bus, injector)
+        self._health.draining = False
+        if self._bus is not None:
+            self._announce(self._bus)
+        _log.info("%s serves on %s", self._environment.replica, self._environment.address or self._environment.listen)
+
+    async def _open_database(self) -> None:
+        """Waits for it as long as it takes: a database that starts later than its service is not a mistake."""
+        if self._database is None:
+            return
+        pause_s, told = 0.05, False
+        while True:
+            try:
+                await self._database.open()
+                applied = await self._database.migrate(self._environment.folder / "migrations")
+                if applied:
+                    _log.info("migrations applied: %s", ", ".join(applied))
+                return
+            except DatabaseOutage as outage:
+                if not told:
+                    _log.warning("waiting for the database: %s", outage)
+                told = True
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.0, pause_s * 2)
+
+    def _start_loops(self, database: Database, bus: Bus, injector: Any) -> None:
+        from atoll.delivery.loops import Loops, Station
+
+        station = Station(self._environment.service, self._environment.replica, database, bus)
+        self._loops = Loops(station, self._service.handlers(injector))
+        self._loops.start()
+
+    def _announce(self, bus: Bus) -> None:
+        from atoll.registry import Announcement, Replica
+
+        self._announcement = Announcement(
+            bus,
+            Replica(
+                service=self._environment.service,
+                replica=self._environment.replica,
+                address=self._environment.address,
+                digest=self._environment.contract_digest,
+                version=self._service.version,
+            ),
+        )
+        self._announcement.start()
+
+    def _principal(self, token: str) -> Any:
+        from atoll.service.principal import Principal
+
+        return Principal.of(self._verifier.verify(token, time.time()))
+
+    # stop
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def _drain(self) -> None:
+        """Leave first, then stop: a pooled connection closed under a request that was sent can't be retried safely."""
+        if self._health.draining:
+            return
+        _log.info("%s drains", self._environment.replica)
+        self._health.draining = True
+        leaving = time.monotonic()
+        if self._announcement is not None:
+            await self._announcement.withdraw()
+        if self._loops is not None:
+            await self._loops.stop()
+        await asyncio.sleep(max(0.0, BUDGETS.drain_s - (time.monotonic() - leaving)))
+
+    async def _close(self) -> None:
+        self._keys.stop()
+        if self._loops is not None:
+            await self._loops.stop()
+        injector = getattr(self, "_injector", None)
+        if injector is not None:
+            await injector.stop()
+        if self._bus is not None:
+            await self._bus.close()
+        if self._database is not None:
+            await self._database.close()
+
+
+def _bus(environment: Environment) -> Bus | None:
+    if not environment.bus_url:
+        return None
+    from atoll.bus.jetstream import JetStream
+
+    return JetStream(environment.bus_url, name=environment.replica)
+
+
+def _database(service: Service, environment: Environment) -> Database | None:
+    if service.database is None:
+        return None
+    return service.open_database(environment.database_url)
+
+
+def _server(app: Any) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Signals are the process's business: it drains first."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(BUDGETS.handler_s),
+        backlog=2048,
+    )
+    return Server(config)
+
+
+@contextlib.contextmanager
+def _listening(listen: str) -> Iterator[socket.socket]:
+    """The inherited socket of `fd:N`, or a new one for `host:port`."""
+    if listen.startswith("fd:"):
+        listener = socket.socket(fileno=int(listen[3:]))
+    else:
+        host, _, port = listen.rpartition(":")
+        listener = socket.create_server((host.strip("[]"), int(port)), reuse_port=False, backlog=2048)
+    with listener:
+        yield listener
