@@ -1,1 +1,17 @@
-"""."""
+"""JSON Web Tokens: what they claim, how auth signs them, how everybody else verifies them, and the key sets in between.
+
+The rule: pure. The clock is an argument, nothing is fetched, and ES256 is the only algorithm there is, so that no header of a
+token can choose another (RFC 8725 §3.1). The one I/O is `KeySet.load` and `KeySet.save`. `cryptography` and `joserfc` are
+imported when a token is first verified or signed, never with this package.
+
+Read `claims` first, then `verify`; `keys` is what travels from auth to gateway and services; `sign` is auth's alone.
+"""
+
+from __future__ import annotations
+
+from atoll.tokens.claims import Claims
+from atoll.tokens.keys import KeySet, PublicKey, SigningKey
+from atoll.tokens.sign import sign
+from atoll.tokens.verify import TokenRefused, Verifier
+
+__all__ = ["Claims", "KeySet", "PublicKey", "SigningKey", "TokenRefused", "Verifier", "sign"]
