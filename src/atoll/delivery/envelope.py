@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from atoll.database.ports import OutboxRow
 
-__all__ = ["Envelope", "decode", "encode", "new_id"]
+__all__ = ["Envelope", "age_s", "decode", "encode", "new_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,13 @@ def new_id() -> str:
     value = value & ~(0xC000 << 48) | 0x8000 << 48
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def age_s(event_id: str) -> float:
+    """How long ago an id of `new_id` was made; 0 for any other id."""
+    if len(event_id) != 36 or event_id[14] != "7":
+        return 0.0
+    return max(0.0, time.time() - int(event_id[:8] + event_id[9:13], 16) / 1000)
 
 
 def partition(key: str, partitions: int) -> int:

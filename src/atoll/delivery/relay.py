@@ -12,6 +12,8 @@ import time
 
 from atoll.bus.ports import Bus, Message, Received
 from atoll.database.ports import Journal, OutboxRow
+from atoll.delivery.envelope import age_s
+from atoll.delivery.faults import FAULTS
 from atoll.delivery.leases import Leases
 from atoll.errors import BusOutage, DatabaseOutage
 from atoll.system.budgets import BUDGETS
@@ -84,7 +86,9 @@ class Relay:
             self._woken.clear()
             await self._linger()
             rows = await self._journal.outbox(BUDGETS.batch_events)
-            if rows:
+            if rows and age_s(rows[0].id) > _STALE_AFTER_S:
+                await self._hold(rows[0])
+            elif rows:
                 await self._move(rows)
             else:
                 self._idle.set()
@@ -102,9 +106,21 @@ class Relay:
         except TimeoutError:
             pass
 
+    async def _hold(self, row: OutboxRow) -> None:
+        """Inboxes may have forgotten an event this old: publishing it could count it twice, dropping it would lose it."""
+        _log.error(
+            "the relay has stopped: event %s (%s) is older than the %d days for which inboxes remember; "
+            "delete its outbox row if it was published before, or give it a new id to publish it now",
+            row.id,
+            row.subject,
+            _STALE_AFTER_S // 86_400,
+        )
+        await asyncio.sleep(60)
+
     async def _move(self, rows: list[OutboxRow]) -> None:
         if not self._bus.connected and not await self._bus.wait_connected(1.0):
             return
         await self._bus.publish([Message(row.subject, row.headers, row.body) for row in rows], BUDGETS.publish_ack_s)
+        FAULTS.reached("relay.published")
         await self._journal.remove_outbox(rows)
         self._moved_at = time.monotonic()

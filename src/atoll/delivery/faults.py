@@ -1,0 +1,40 @@
+"""Faults on purpose, for drills: `ATOLL_FAULTS=relay.published:0.02,consumer.committed:0.02,inbox:off`.
+
+The two points are the worst moments to die at; `inbox:off` shows that a drill notices when the inbox is missing. Unset,
+`reached` costs one comparison per batch.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Mapping
+
+__all__ = ["Faults"]
+
+POINTS = ("relay.published", "consumer.committed")
+
+
+class Faults:
+    """`chances`: how likely the process kills itself at a point."""
+
+    def __init__(self, chances: Mapping[str, float], *, inbox: bool = True, seed: int | None = None) -> None:
+        self._chances = chances
+        self._random = random.Random(seed)
+        self.inbox = inbox
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str]) -> Faults:
+        entries = dict(entry.split(":", 1) for entry in variables.get("ATOLL_FAULTS", "").split(",") if ":" in entry)
+        inbox = entries.pop("inbox", "on") != "off"
+        seed = int(entries.pop("seed")) if "seed" in entries else None
+        return cls({point: float(entries[point]) for point in POINTS if point in entries}, inbox=inbox, seed=seed)
+
+    def reached(self, point: str) -> None:
+        """The process may end here, as if the machine had chosen this moment."""
+        if self._chances and self._random.random() < self._chances.get(point, 0.0):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS = Faults.read(os.environ)
