@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import DatabaseOutage
@@ -119,7 +120,7 @@ class Process:
         while True:
             try:
                 await self._database.open()
-                applied = await self._database.migrate(self._environment.folder / "migrations")
+                applied = await self._database.migrate(migrations(self._environment.folder, self._database.kind))
                 if applied:
                     _log.info("migrations applied: %s", ", ".join(applied))
                 return
@@ -194,6 +195,12 @@ class Process:
             await self._bus.close()
         if self._database is not None:
             await self._database.close()
+
+
+def migrations(folder: Path, kind: str) -> Path:
+    """`migrations/`, or `migrations/<kind>/` in a service that can live on several kinds of databases."""
+    own = folder / "migrations" / kind
+    return own if own.is_dir() else folder / "migrations"
 
 
 def _bus(environment: Environment) -> Bus | None:
