@@ -20,16 +20,14 @@ from atoll.bus.ports import Interrupted, Received, Source
 from atoll.database.ports import Database, Lease, LeaseLost, Parked
 from atoll.delivery.envelope import Envelope, decode
 from atoll.delivery.faults import FAULTS
-from atoll.delivery.handling import Delivery, Handlers
+from atoll.delivery.handling import Delivery, Handlers, Patience
 from atoll.delivery.leases import Leases
 from atoll.errors import BusOutage, DatabaseOutage, Outage
 from atoll.system.budgets import BUDGETS
 
-__all__ = ["Consumer"]
+__all__ = ["Consumer", "Work"]
 
 _log = logging.getLogger("atoll.delivery")
-_BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 60.0)
-_OUTAGE_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _LOOK_AGAIN_S = 1.0
 
 
@@ -44,6 +42,14 @@ class _Event:
     attempts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a consumer does with the events of its source."""
+
+    handlers: Handlers
+    patience: Patience = Patience()
+
+
 class _Failed(Exception):
     """Event number `index` of a batch failed; the batch was rolled back."""
 
@@ -56,12 +62,13 @@ class _Failed(Exception):
 class Consumer:
     """`run` until cancelled; a batch in hand is finished or rolled back, never half done."""
 
-    def __init__(self, source: Source, database: Database, handlers: Handlers, leases: Leases) -> None:
+    def __init__(self, source: Source, database: Database, work: Work, leases: Leases) -> None:
         self._name = source.stream
         self._source = source
         self._database = database
         self._journal = database.journal
-        self._handlers = handlers
+        self._handlers = work.handlers
+        self._patience = work.patience
         self._leases = leases
         self._parked_keys: set[str] = set()
         self._due_at: float | None = None
@@ -168,7 +175,7 @@ class Consumer:
             if event.envelope.type in self._handlers and not self._queues(event) and event.envelope.id not in seen:
                 attempt = await self._journal.begin_attempt(self._name, event.envelope.id)
                 event = replace(event, attempts=attempt - 1)
-                if attempt > BUDGETS.attempts:
+                if attempt > self._patience.attempts:
                     lease = await self._park(lease, event, _died(attempt - 1))
                     continue
             lease, _ = await self._try_batch(lease, [event], 0, 1)
@@ -257,18 +264,17 @@ class Consumer:
     def _after_failure(self, event: _Event, error: Exception) -> Parked:
         outage = isinstance(error, Outage)
         attempts = event.attempts + (0 if outage else 1)
-        dead = attempts >= BUDGETS.attempts
+        dead = attempts >= self._patience.attempts
+        tries = attempts
         if outage:
             tries = self._outages[event.envelope.id] = self._outages.get(event.envelope.id, 0) + 1
-            pause_s = _OUTAGE_BACKOFF_S[min(tries, len(_OUTAGE_BACKOFF_S)) - 1]
-        else:
-            pause_s = _BACKOFF_S[min(attempts, len(_BACKOFF_S)) - 1]
+        pause_s = self._patience.pause_s(tries, outage=outage)
         _log.log(
             logging.ERROR if dead else logging.WARNING,
             "%s %s failed (%s), %s: %s",
             event.envelope.type,
             event.envelope.id,
-            "an outage, not counted" if outage else f"attempt {attempts} of {BUDGETS.attempts}",
+            "an outage, not counted" if outage else f"attempt {attempts} of {self._patience.attempts}",
             "it is a dead letter now" if dead else f"next try in about {pause_s:g} s",
             _one_line(error),
             exc_info=None if outage else error,
@@ -311,7 +317,7 @@ class Consumer:
         started = await self._journal.begin_attempt(self._name, parked.id)
         attempts = parked.attempts + started - 1
         event = _Event(decode(parked.headers), parked.headers, parked.body, parked.sequence, attempts)
-        if attempts >= BUDGETS.attempts:
+        if attempts >= self._patience.attempts:
             return await self._park(lease, event, _died(attempts))
         try:
             lease = await self._commit_retry(lease, event)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.delivery.envelope import Envelope
+from atoll.system.budgets import BUDGETS
 
-__all__ = ["Delivery", "Handler", "Handlers"]
+__all__ = ["Delivery", "Handler", "Handlers", "Patience"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,23 @@ class Handler:
 
     invoke: Callable[[bytes, Delivery, Any], Awaitable[None]]
     alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait before the next try, in seconds, by how many went before; the last entry stands for all later ones.
+
+    `attempts` tries make an event a dead letter; an outage has no last try.
+    """
+
+    attempts: int = BUDGETS.attempts
+    after_failure_s: tuple[float, ...] = (0.2, 1.0, 5.0, 15.0, 60.0)
+    after_outage_s: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+    def pause_s(self, tries: int, *, outage: bool) -> float:
+        """The pause after try number `tries`, from 1."""
+        steps = self.after_outage_s if outage else self.after_failure_s
+        return steps[min(tries, len(steps)) - 1]
 
 
 Handlers = Mapping[str, Handler]

@@ -11,8 +11,8 @@ from typing import Any
 
 from atoll.bus.ports import Bus
 from atoll.database.ports import Database
-from atoll.delivery.consumer import Consumer
-from atoll.delivery.handling import Handlers
+from atoll.delivery.consumer import Consumer, Work
+from atoll.delivery.handling import Handlers, Patience
 from atoll.delivery.leases import Leases
 from atoll.delivery.relay import Relay
 from atoll.errors import DatabaseOutage
@@ -37,12 +37,14 @@ class Station:
 class Loops:
     """`start` returns at once; the loops wait for database and bus by themselves and outlive their outages."""
 
-    def __init__(self, station: Station, handlers: Handlers) -> None:
+    def __init__(self, station: Station, handlers: Handlers, patience: Patience | None = None) -> None:
         self._journal = station.database.journal
         self._leases = Leases(self._journal, station.owner, BUDGETS.lease_s)
         self._relay = Relay(station.service, self._journal, station.bus, self._leases)
         self._consumers = [
-            Consumer(station.bus.source(source, station.service), station.database, own, self._leases)
+            Consumer(
+                station.bus.source(source, station.service), station.database, Work(own, patience or Patience()), self._leases
+            )
             for source, own in _by_source(handlers).items()
         ]
         self._tasks: list[asyncio.Task[None]] = []

@@ -206,9 +206,9 @@ def migrations(folder: Path, kind: str) -> Path:
 def _bus(environment: Environment) -> Bus | None:
     if not environment.bus_url:
         return None
-    from atoll.bus.jetstream import JetStream
+    from atoll.bus.jetstream import JetStreamBus
 
-    return JetStream(environment.bus_url, name=environment.replica)
+    return JetStreamBus(environment.bus_url, name=environment.replica)
 
 
 def _database(service: Service, environment: Environment) -> Database | None:
