@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Bus", "Interrupted", "Message", "Position", "Received", "Source"]
+__all__ = ["MAX_PAYLOAD_BYTES", "Bus", "Interrupted", "Message", "Position", "Received", "Source"]
+
+MAX_PAYLOAD_BYTES = 1_048_576
+"""The largest message a provisioned bus takes: headers and body together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Bus(Protocol):
         """All are stored in this order when this returns; a repeated Nats-Msg-Id within 30 s is stored once.
 
         Raises BusOutage when any was not acknowledged: some may be stored, so repeat the same batch in the same order.
+        Raises Bug, and stores none, when one is larger than the bus takes.
         """
         ...
 

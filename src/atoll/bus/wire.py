@@ -1,0 +1,445 @@
+"""The NATS client protocol on one connection that comes back for ever. Thin on purpose: docs/decisions/0001-own-nats-client.md.
+
+What is not acknowledged when a connection breaks fails at once and is never sent again from here: only the caller knows
+whether repeating is right. Source: https://docs.nats.io/reference/reference-protocols/nats-protocol
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from atoll.bus.ports import MAX_PAYLOAD_BYTES, Message
+from atoll.errors import Bug, BusOutage, SystemMistake
+
+__all__ = ["Answer", "Endpoint", "Wire"]
+
+logger = logging.getLogger("atoll.bus")
+
+_END = b"\r\n"
+_VERSION_LINE = b"NATS/1.0\r\n"
+_VERSION_BYTES = len(_VERSION_LINE)
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.02, 1.0
+_HANDSHAKE_S = 5.0
+_MISSED_PINGS = 2
+
+Deliver = Callable[[bytes, bytes, bytes, bytes], None]
+"""Called with subject, reply subject (b"" if none), header block (b"" if none) and body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the bus is and as whom to enter. How to enter (TLS, nkeys) will stand here too."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """`nats://user:password@host:port`. Raises SystemMistake."""
+        parts = urlsplit(url)
+        if parts.scheme != "nats" or not parts.hostname:
+            raise SystemMistake(f"{parts.scheme or 'this'} is not a bus URL", hint="nats://user:password@host:port")
+        return cls(parts.hostname, parts.port or 4222, unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back on a reply subject: the raw header block (b"" if none) and the body."""
+
+    headers: bytes
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        """The number of a status-only answer (503: nobody answers), 0 for an ordinary one."""
+        return status(self.headers)
+
+
+def status(headers: bytes) -> int:
+    """The status in the first line of a header block, `NATS/1.0 503`, or 0."""
+    return int(headers[9:12]) if headers[8:9] == b" " else 0
+
+
+class _Expected:
+    """Answers that somebody waits for: `left` acknowledgements; 0: one answer; -1: all up to the first that is a status.
+
+    `subjects` tells which refusal by the server is meant.
+    """
+
+    __slots__ = ("answers", "future", "left", "subjects")
+
+    def __init__(self, future: asyncio.Future[list[Answer]], left: int, subjects: Callable[[], set[str]]) -> None:
+        self.future = future
+        self.left = left
+        self.subjects = subjects
+        self.answers: list[Answer] = []
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection: parses what arrives and hands it to its owner."""
+
+    def __init__(self, owner: Wire) -> None:
+        self.owner = owner
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+        self.unanswered_pings = 0
+        self._buffer = b""
+        self._routes = owner.routes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(BusOutage(f"the bus closed the connection: {error or self.owner.last_error}"))
+        self.owner.lost(self)
+
+    def pause_writing(self) -> None:
+        self.owner.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.owner.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """The hot path: one pass over the bytes, no copies but the slices that are handed on."""
+        buffer = self._buffer + data if self._buffer else data
+        position, length, routes = 0, len(buffer), self._routes
+        while (end := buffer.find(_END, position)) >= 0:
+            kind = buffer[position]
+            if kind == 72:  # HMSG <subject> <sid> [reply] <header bytes> <total bytes>
+                words = buffer[position + 5 : end].split(b" ")
+                start = end + 2
+                split, stop = start + int(words[-2]), start + int(words[-1])
+                if stop + 2 > length:
+                    break
+                if deliver := routes.get(words[1]):
+                    reply = words[2] if len(words) == 5 else b""
+                    deliver(words[0], reply, buffer[start:split], buffer[split:stop])
+                position = stop + 2
+            elif kind == 77:  # MSG <subject> <sid> [reply] <bytes>
+                words = buffer[position + 4 : end].split(b" ")
+                start = end + 2
+                stop = start + int(words[-1])
+                if stop + 2 > length:
+                    break
+                if deliver := routes.get(words[1]):
+                    deliver(words[0], words[2] if len(words) == 4 else b"", b"", buffer[start:stop])
+                position = stop + 2
+            else:
+                self._control(buffer[position:end])
+                position = end + 2
+        self._buffer = buffer[position:] if position < length else b""
+
+    def _control(self, line: bytes) -> None:
+        if line == b"PING":
+            self.write(b"PONG\r\n")
+        elif line == b"PONG":
+            self.unanswered_pings = 0
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif line.startswith(b"INFO "):
+            self.owner.informed(self, json.loads(line[5:]))
+        elif line.startswith(b"-ERR"):
+            self.owner.refused(line[4:].strip().strip(b"'").decode(errors="replace"))
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+
+class Wire:
+    """A connection that is made in the background and comes back for ever. All methods belong to one event loop."""
+
+    def __init__(self, endpoint: Endpoint, *, name: str = "atoll", ping_interval_s: float = 5.0) -> None:
+        self.endpoint = endpoint
+        self.name = name
+        self.inbox = f"_INBOX_{endpoint.user or 'anonymous'}.{os.urandom(9).hex()}"
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
+        self.server_id = ""
+        self.last_error = ""
+        self.reconnects = -1
+        self.routes: dict[bytes, Deliver] = {b"1": self._answered}
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self._subjects: dict[bytes, bytes] = {b"1": f"{self.inbox}.*".encode()}
+        self._expected: dict[bytes, _Expected] = {}
+        self._connection: _Connection | None = None
+        self._established = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._ping_interval_s = ping_interval_s
+        self._last_sid = 1
+        self._last_token = 0
+        self.on_up: list[Callable[[], None]] = []
+        self.on_down: list[Callable[[], None]] = []
+
+    # life
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    def start(self) -> None:
+        """Begins connecting in the background."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._stay_connected(), name=f"bus {self.name}")
+
+    async def wait_connected(self, timeout_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._established.wait(), timeout_s)
+        return self.connected
+
+    async def close(self) -> None:
+        """What was written leaves; what was expected fails."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if (connection := self._connection) is not None and connection.transport is not None:
+            self.lost(connection)
+            connection.transport.close()
+
+    async def _stay_connected(self) -> None:
+        delay_s = _FIRST_DELAY_S
+        while True:
+            try:
+                connection = await self._connect()
+            except (OSError, TimeoutError, BusOutage) as error:
+                logger.debug("the bus at %s:%d can't be reached: %s", self.endpoint.host, self.endpoint.port, error)
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))
+                delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
+                continue
+            delay_s = _FIRST_DELAY_S
+            self._up(connection)
+            await self._watch(connection)
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self)
+        try:
+            async with asyncio.timeout(_HANDSHAKE_S):
+                await loop.create_connection(lambda: connection, self.endpoint.host, self.endpoint.port)
+                await connection.ready
+        except BaseException:
+            if connection.transport is not None:
+                connection.transport.abort()
+            connection.ready.cancel()
+            raise
+        return connection
+
+    def informed(self, connection: _Connection, info: dict[str, object]) -> None:
+        """INFO: answer the first with CONNECT and the subscriptions, then PING: its PONG says that all of it was taken."""
+        self.max_payload_bytes = int(str(info.get("max_payload", self.max_payload_bytes)))
+        self.server_id = str(info.get("server_id", self.server_id))
+        if connection.ready.done():
+            return
+        options = {
+            "verbose": False, "pedantic": False, "lang": "python-atoll", "version": "1", "protocol": 1,
+            "headers": True, "no_responders": True, "name": self.name,
+        }  # fmt: skip
+        if self.endpoint.user:
+            options |= {"user": self.endpoint.user, "pass": self.endpoint.password}
+        lines = [b"CONNECT ", json.dumps(options).encode(), _END]
+        lines += [b"SUB %s %s\r\n" % (subject, sid) for sid, subject in self._subjects.items()]
+        connection.write(b"".join([*lines, b"PING\r\n"]))
+
+    def _up(self, connection: _Connection) -> None:
+        self._broken.clear()
+        if connection.transport is None or connection.transport.is_closing():
+            self._broken.set()
+            return
+        self._connection = connection
+        self.reconnects += 1
+        self.last_error = ""
+        self.writable.set()
+        self._established.set()
+        _call_all(self.on_up)
+
+    async def _watch(self, connection: _Connection) -> None:
+        """Returns when the connection is gone; a peer that misses two pings is as good as gone."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._broken.wait(), self._ping_interval_s)
+            if self._broken.is_set():
+                return
+            if connection.unanswered_pings >= _MISSED_PINGS and connection.transport is not None:
+                logger.warning("the bus does not answer: connecting anew")
+                connection.transport.abort()
+            else:
+                connection.unanswered_pings += 1
+                connection.write(b"PING\r\n")
+
+    def lost(self, connection: _Connection) -> None:
+        if connection is not self._connection:
+            return
+        self._connection = None
+        self._established.clear()
+        self._broken.set()
+        self.writable.set()  # whoever waits to write must learn that there is nothing to write to
+        expected, self._expected = self._expected, {}
+        for each in expected.values():
+            _fail(each.future, "the connection to the bus was lost")
+        _call_all(self.on_down)
+
+    def refused(self, reason: str) -> None:
+        """-ERR carries no request: the subject in it tells whose."""
+        self.last_error = reason
+        logger.warning("the bus says: %s", reason)
+        if reason.startswith("Permissions Violation for Publish"):
+            subject = reason.partition('"')[2].partition('"')[0]
+            for each in self._expected.values():
+                if subject in each.subjects():
+                    _fail(each.future, f"the bus refused: {reason}")
+
+    # subscriptions
+
+    def subscribe(self, subject: str, deliver: Deliver) -> bytes:
+        """Stands over reconnects. Gives the id for `unsubscribe`."""
+        self._last_sid += 1
+        sid = b"%d" % self._last_sid
+        self.routes[sid] = deliver
+        self._subjects[sid] = subject.encode()
+        self.write(b"SUB %s %s\r\n" % (self._subjects[sid], sid))
+        return sid
+
+    def unsubscribe(self, sid: bytes) -> None:
+        if self.routes.pop(sid, None) is not None:
+            del self._subjects[sid]
+            self.write(b"UNSUB %s\r\n" % sid)
+
+    # writing
+
+    def write(self, data: bytes) -> None:
+        """Dropped while disconnected."""
+        if self._connection is not None:
+            self._connection.write(data)
+
+    async def publish(self, messages: Sequence[Message], timeout_s: float) -> None:
+        """One write, then as many acknowledgements as messages. Raises BusOutage, or Bug for one that is too large."""
+        lines, longest = [], self.max_payload_bytes
+        await self._clear_to_write()
+        token, future = self._expect(len(messages), lambda: {message.subject for message in messages})
+        reply = f"{self.inbox}.{token.decode()}".encode()
+        for message in messages:
+            headers, body = message.headers, message.body
+            before = len(headers) + _VERSION_BYTES + 2
+            total = before + len(body)
+            if total > longest:
+                del self._expected[token]
+                raise _too_large(message.subject, total, longest)
+            lines.append(
+                b"HPUB %s %s %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
+                % (message.subject.encode(), reply, before, total, headers, body)
+            )
+        self.write(b"".join(lines))
+        await self._within(token, future, timeout_s, f"{len(messages)} event(s) to be acknowledged")
+
+    async def request(self, message: Message, timeout_s: float, *, many: bool = False) -> list[Answer]:
+        """One answer; with `many` all of them up to and including the first that is a status. Raises BusOutage."""
+        await self._clear_to_write()
+        token, future = self._expect(-1 if many else 0, lambda: {message.subject})
+        self.write(frame(message, f"{self.inbox}.{token.decode()}"))
+        answers = await self._within(token, future, timeout_s, f"an answer on {message.subject}")
+        if answers[-1].status == 503:
+            raise BusOutage(
+                f"nobody on the bus answers {message.subject}",
+                hint="has the bus been provisioned for this service? `atoll up` does it",
+            )
+        return answers
+
+    async def _clear_to_write(self) -> None:
+        while not self.writable.is_set():
+            await self.writable.wait()
+        if self._connection is None:
+            raise BusOutage(f"not connected to the bus{': ' if self.last_error else ''}{self.last_error}")
+
+    # answers
+
+    def _expect(self, left: int, subjects: Callable[[], set[str]]) -> tuple[bytes, asyncio.Future[list[Answer]]]:
+        self._last_token += 1
+        token = b"%d" % self._last_token
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._expected[token] = _Expected(future, left, subjects)
+        return token, future
+
+    def _answered(self, subject: bytes, _reply: bytes, headers: bytes, body: bytes) -> None:
+        expected = self._expected.get(subject[subject.rfind(b".") + 1 :])
+        if expected is None:
+            return
+        if expected.left <= 0:
+            expected.answers.append(Answer(headers, body))
+            if not expected.left or status(headers):
+                _fulfil(expected)
+        elif headers or b'"error"' in body:
+            _fail(expected.future, _refusal(headers, body))
+        elif expected.left == 1:
+            _fulfil(expected)
+        else:
+            expected.left -= 1
+
+    async def _within(self, token: bytes, future: asyncio.Future[list[Answer]], timeout_s: float, what: str) -> list[Answer]:
+        timer = asyncio.get_running_loop().call_later(timeout_s, _fail, future, f"waited {timeout_s:g} s for {what}")
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._expected.pop(token, None)
+
+
+def frame(message: Message, reply: str = "") -> bytes:
+    """One message as the bytes of PUB or HPUB."""
+    subject, body = message.subject.encode(), message.body
+    answer = f"{reply} ".encode() if reply else b""
+    if not message.headers:
+        return b"PUB %s %s%d\r\n%s\r\n" % (subject, answer, len(body), body)
+    block = b"%s%s\r\n" % (_VERSION_LINE, message.headers)
+    return b"HPUB %s %s%d %d\r\n%s%s\r\n" % (subject, answer, len(block), len(block) + len(body), block, body)
+
+
+def lines(headers: bytes) -> bytes:
+    """The header lines in a header block, without version line and closing blank line."""
+    return headers[_VERSION_BYTES:-2]
+
+
+def _refusal(headers: bytes, body: bytes) -> str:
+    if headers:
+        return "no stream takes this subject" if status(headers) == 503 else headers.decode(errors="replace").strip()
+    error = json.loads(body)["error"]
+    return f"the bus refused: {error.get('description', error)} ({error.get('err_code', error.get('code'))})"
+
+
+def _too_large(subject: str, size_bytes: int, limit_bytes: int) -> Bug:
+    return Bug(
+        f"a message of {size_bytes} bytes for {subject} is larger than the {limit_bytes} bytes the bus takes",
+        hint="publish a reference to the data instead of the data",
+    )
+
+
+def _fulfil(expected: _Expected) -> None:
+    if not expected.future.done():
+        expected.future.set_result(expected.answers)
+
+
+def _fail(future: asyncio.Future[list[Answer]], reason: str) -> None:
+    if not future.done():
+        future.set_exception(BusOutage(reason))
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in list(callbacks):
+        try:
+            callback()
+        except Exception:
+            logger.exception("a callback of the bus failed")
