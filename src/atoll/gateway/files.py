@@ -1,0 +1,81 @@
+"""Writes what Envoy reads: whole files, renamed into place, only when their content changed.
+
+Envoy keeps its last good configuration whatever it reads, but one that *starts* needs files that are good: so whoever
+writes a rejected file puts the last good one back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.gateway.ir import Endpoint, Gateway, Listener
+from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.translate import translate
+from atoll.gateway.xds import bootstrap
+from atoll.gateway.xds.folders import TYPES, Folders
+from atoll.gateway.xds.resources import render
+from atoll.gateway.xds.typed import Json
+
+__all__ = ["body", "digest", "replace_file", "version", "write", "write_initial", "write_resources"]
+
+
+def write_initial(root: Path, listener: Listener, admin: Endpoint, known: Known | SystemEntry) -> Path:
+    """Everything that Envoy needs to start, before auth, bus or any service; the bootstrap file. Idempotent.
+
+    With a `Known` that has contracts, their operations answer 503 until replicas announce themselves; without, 404.
+    """
+    known = known if isinstance(known, Known) else Known(known)
+    folders = Folders(str(root.absolute()))
+    write_resources(folders, render(translate(known, listener), folders))
+    write(Path(folders.inputs), known.serialize())
+    write(Path(folders.bootstrap), _pretty(bootstrap.document(folders, admin)))
+    return Path(folders.bootstrap)
+
+
+def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> None:
+    """All types, in the order in which they refer to each other."""
+    for kind in TYPES:
+        write(Path(folders.file(kind)), body(resources[kind]))
+
+
+def body(resources: list[Json]) -> bytes:
+    """A discovery response. Its version is the digest of its content, so the same content is the same file."""
+    return _pretty({"version_info": digest(resources), "resources": resources})
+
+
+def digest(resources: Any) -> str:
+    """16 hex digits."""
+    return hashlib.sha256(msgspec.json.encode(resources, order="deterministic")).hexdigest()[:16]
+
+
+def version(content: bytes) -> str:
+    """The version that a file's content says it is."""
+    return str(msgspec.json.decode(content)["version_info"])
+
+
+def write(path: Path, content: bytes) -> bool:
+    """Whether the file had to be changed. Creates its directory."""
+    try:
+        if path.read_bytes() == content:
+            return False
+    except OSError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, content)
+    return True
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """In one step: a reader sees the old content or the new one."""
+    temporary = path.parent / f".{path.name}.tmp"
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _pretty(document: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"

@@ -1,0 +1,126 @@
+"""What the gateway does, as frozen data that knows neither Envoy nor the bus. `translate` makes it, `xds` renders it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.gateway.paths import Path
+from atoll.tokens.keys import KeySet
+
+__all__ = [
+    "PUBLIC",
+    "Cluster",
+    "Document",
+    "Endpoint",
+    "Gateway",
+    "Issuer",
+    "Listener",
+    "MethodRefusal",
+    "Route",
+    "TokenRule",
+]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One replica's socket."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, address: str) -> Endpoint:
+        """From `127.0.0.1:2100` or `[::1]:2100`. Raises ValueError."""
+        host, colon, port = address.rpartition(":")
+        if not colon or not host or not 0 < int(port) < 65_536:
+            raise ValueError(f"{address!r} is not host:port")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Replicas that can stand for each other. `name` is the service's, or `orders@<digest>+…` while contracts differ."""
+
+    name: str
+    service: str
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRule:
+    """What a request must show. Not `required` is public; with `scope`, the token's scopes must hold it."""
+
+    required: bool = True
+    scope: str | None = None
+
+
+PUBLIC = TokenRule(required=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent."""
+
+    name: str
+    service: str
+    path: Path
+    methods: tuple[str, ...]
+    cluster: str
+    token: TokenRule
+    timeout_s: float | None
+    repeatable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRefusal:
+    """A path that exists, asked with another method: 405 with `Allow`."""
+
+    path: Path
+    allow: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A page that the gateway answers itself, from memory. `headers` go with it."""
+
+    path: str
+    media_type: str
+    body: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Whose tokens are accepted, for whom, signed with which keys (never none: see `tokens.keys.THROWAWAY`)."""
+
+    url: str
+    audience: str
+    keys: KeySet = KeySet()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where clients arrive. `body_limit_bytes` holds for every request; services may take less."""
+
+    host: str
+    port: int
+    body_limit_bytes: int = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything. Routes of one path stand together, its refusal last, the most specific path first; `owned` are prefixes
+    that never reach the `fallback`, the cluster of every other path; `faults` says what was left out of the input and why.
+    """
+
+    listener: Listener
+    issuer: Issuer
+    routes: tuple[Route | MethodRefusal, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    documents: tuple[Document, ...] = ()
+    owned: tuple[str, ...] = ()
+    fallback: str | None = None
+    faults: tuple[str, ...] = ()

@@ -1,0 +1,138 @@
+"""What the gateway knows: the system, contracts by digest, replicas and keys, as read from the bus or from its own disk.
+
+Every function gives a new `Known` and changes nothing it was given. A value that can't be read raises, and the caller
+keeps what it had. Absence is never news: only a deletion marker takes a key away (a wiped bucket holds none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from atoll.errors import Malformed
+from atoll.gateway.ir import Endpoint
+from atoll.system.contract import Contract
+from atoll.tokens.keys import KeySet
+
+__all__ = ["STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
+
+# A replica whose last heartbeat is this much older than the newest one of all has gone without a word.
+STALE_S = 60.0
+
+
+class ServiceEntry(msgspec.Struct, frozen=True):
+    """One service in the document `system`. The last of `digests` is the newest contract."""
+
+    kind: str = "service"
+    prefix: str = ""
+    digests: tuple[str, ...] = ()
+
+
+class SystemEntry(msgspec.Struct, frozen=True):
+    """The document `system` in the bucket `contracts`, written by provision. `fallback` names a service."""
+
+    name: str
+    public_url: str
+    issuer: str
+    audience: str
+    services: dict[str, ServiceEntry] = {}
+    fallback: str | None = None
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One entry of the registry. `beat` is in seconds since the epoch."""
+
+    service: str
+    replica: str
+    address: str
+    digest: str = ""
+    version: str = ""
+    beat: float = 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`."""
+
+    system: SystemEntry
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
+    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    keys: KeySet = KeySet()
+
+    def with_keys(self, body: bytes) -> Known:
+        """After a message on `keys.set`. An older set than the known one changes nothing. Raises Malformed."""
+        return replace(self, keys=self.keys.update(KeySet.parse(body)))
+
+    def with_contract(self, key: str, body: bytes) -> Known:
+        """After a change in the bucket `contracts`: `system` or `<service>.<digest>`. Raises Malformed, SystemMistake."""
+        if key == "system":
+            return replace(self, system=_decode(body, SystemEntry, key))
+        contract = Contract.parse(_decode(body, dict[str, Any], key), where=f"contracts bucket, {key}")
+        return replace(self, contracts={**self.contracts, key: contract})
+
+    def without_contract(self, key: str) -> Known:
+        """After a deletion in the bucket `contracts`. The document `system` is never taken away."""
+        return replace(self, contracts={known: one for known, one in self.contracts.items() if known != key})
+
+    def with_replica(self, key: str, body: bytes) -> Known:
+        """After a replica announced itself. Raises Malformed, also for an entry that speaks for another service."""
+        entry = _decode(body, Replica, key)
+        if key.partition(".")[0] != entry.service:
+            raise Malformed(f"registry key {key} holds an entry of {entry.service}")
+        try:
+            Endpoint.parse(entry.address)
+        except ValueError as error:
+            raise Malformed(f"registry key {key}: {error}") from None
+        return replace(self, replicas={**self.replicas, key: entry})
+
+    def without_replica(self, key: str) -> Known:
+        """After a replica left the registry."""
+        return replace(self, replicas={known: one for known, one in self.replicas.items() if known != key})
+
+    @property
+    def present(self) -> tuple[Replica, ...]:
+        """The replicas that are there. Silence counts only while others are heard: age is against the newest heartbeat."""
+        newest = max((entry.beat for entry in self.replicas.values()), default=0.0)
+        return tuple(entry for _, entry in sorted(self.replicas.items()) if newest - entry.beat <= STALE_S)
+
+    def serialize(self) -> bytes:
+        """For `inputs.json`: what a restarted controller goes on with until the bus has answered."""
+        return msgspec.json.encode(
+            {
+                "system": self.system,
+                "contracts": {key: one.document for key, one in self.contracts.items()},
+                "replicas": self.replicas,
+                "keys": msgspec.Raw(self.keys.serialize()),
+            },
+            order="deterministic",
+        )
+
+    @classmethod
+    def parse(cls, body: bytes) -> Known:
+        """The inverse of `serialize`. Raises Malformed, SystemMistake."""
+        saved = _decode(body, _Saved, "inputs.json")
+        return cls(
+            system=saved.system,
+            contracts={key: Contract.parse(one, where=key) for key, one in saved.contracts.items()},
+            replicas=saved.replicas,
+            keys=KeySet.parse(bytes(saved.keys)),
+        )
+
+
+class _Saved(msgspec.Struct):
+    system: SystemEntry
+    contracts: dict[str, dict[str, Any]]
+    replicas: dict[str, Replica]
+    keys: msgspec.Raw
+
+
+def _decode(body: bytes, type_: Any, what: str) -> Any:
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.MsgspecError as error:
+        raise Malformed(f"{what} can't be read: {error}") from error
+
+

@@ -1,0 +1,106 @@
+"""Which operations get a route, from which contracts: every contract that is listed or still running, newest last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from atoll.gateway.known import Known, ServiceEntry, SystemEntry
+from atoll.gateway.paths import Path
+from atoll.system.contract import Contract, Operation
+
+__all__ = ["HEALTH", "OWN_PATHS", "Offer", "offers", "order", "routed"]
+
+# What the gateway answers itself, and what is between it and a replica; no service can have these.
+OWN_PATHS = ("/openapi.json", "/docs")
+HEALTH = "/health"
+_KINDS = ("service", "client")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One operation of a service, as its newest contract has it, and the digests of all contracts that offer it."""
+
+    service: str
+    operation: Operation
+    contract: Contract
+    digests: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.operation.path)
+
+    @property
+    def name(self) -> str:
+        return f"{self.service}.{self.operation.id}"
+
+
+def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
+    """Every operation that gets a route, most specific path first."""
+    found = [
+        offer
+        for name, entry in routed(known.system).items()
+        for offer in _offers_of(name, _contracts(known, name, entry, faults))
+        if _allowed(offer, known.system, faults)
+    ]
+    return tuple(sorted(found, key=lambda offer: (offer.path.precedence, order(offer.operation.method))))
+
+
+def routed(system: SystemEntry) -> dict[str, ServiceEntry]:
+    """The services that have routes, by name, each with the prefix that it really has."""
+    return {
+        name: ServiceEntry(entry.kind, entry.prefix or f"/{name}", entry.digests)
+        for name, entry in sorted(system.services.items())
+        if entry.kind in _KINDS
+    }
+
+
+def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) -> list[Contract]:
+    """The contracts that count, newest last: those of running replicas that the system no longer lists come first."""
+    running = sorted({one.digest for one in known.present if one.service == name} - set(entry.digests))
+    found = []
+    for digest in (*running, *entry.digests):
+        contract = known.contracts.get(f"{name}.{digest}")
+        if contract is None:
+            faults.append(f"{name}: the contract {digest or '(no digest)'} is not in the bucket")
+        else:
+            found.append(contract)
+    return found
+
+
+def _offers_of(name: str, contracts: list[Contract]) -> Iterator[Offer]:
+    newest: dict[tuple[str, str], Offer] = {}
+    for contract in contracts:
+        for operation in contract.operations:
+            key = (Path(operation.path).shape, operation.method)
+            earlier = newest[key].digests if key in newest else ()
+            newest[key] = Offer(name, operation, contract, (*earlier, contract.digest))
+    yield from newest.values()
+
+
+def _allowed(offer: Offer, system: SystemEntry, faults: list[str]) -> bool:
+    services = routed(system)
+    prefix = services[offer.service].prefix
+    what = f"{offer.name}: {offer.operation.method} {offer.path}"
+    if offer.path.template in OWN_PATHS or offer.path.under(HEALTH):
+        faults.append(f"{what} has no route: the path is the gateway's own or a health check's")
+    elif not offer.path.under(prefix):
+        faults.append(f"{what} has no route: its paths must be under {prefix}")
+    elif owner := _longer_owner(offer.path, prefix, services):
+        faults.append(f"{what} has no route: the path belongs to {owner}")
+    else:
+        return True
+    return False
+
+
+def _longer_owner(path: Path, prefix: str, services: dict[str, ServiceEntry]) -> str | None:
+    for name, entry in services.items():
+        if len(entry.prefix) > len(prefix) and path.under(entry.prefix):
+            return name
+    return None
+
+
+def order(method: str) -> tuple[int, str]:
+    """The usual order of methods, unusual ones last."""
+    return (_METHODS.index(method) if method in _METHODS else len(_METHODS), method)

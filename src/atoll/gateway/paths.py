@@ -1,0 +1,75 @@
+"""OpenAPI path templates: their shape, their order, and the regular expression that matches them.
+
+`/orders/{id}`: a parameter is one non-empty segment. A last segment `{rest:path}` (or `{+rest}`, RFC 6570) is the rest of
+the path, slashes included. Two templates that differ in parameter names only are the same path.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+__all__ = ["Path", "parameters"]
+
+_PARAMETER = re.compile(r"\{([^{}]+)\}")
+_LITERAL, _MIXED, _PARAMETERS, _REST = range(4)
+# What may stand in a path unescaped (RFC 3986 §3.3), and % for templates that are written in escaped form.
+_UNESCAPED = "/:@!$&'()*+,;=~-._%"
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One template. `shape` is the same for templates that match the same paths."""
+
+    template: str
+
+    @property
+    def shape(self) -> str:
+        return _PARAMETER.sub(lambda found: "{*}" if _is_rest(found[1]) else "{}", self.template)
+
+    @property
+    def literal(self) -> str | None:
+        """The path itself when there is no parameter in it, as it stands in a request line."""
+        return None if "{" in self.template else quote(self.template, safe=_UNESCAPED)
+
+    @property
+    def regex(self) -> str:
+        """RE2, for the whole path without its query."""
+        pieces, end = [], 0
+        for found in _PARAMETER.finditer(self.template):
+            pieces += [_escape(self.template[end : found.start()]), ".*" if _is_rest(found[1]) else "[^/]+"]
+            end = found.end()
+        return "".join([*pieces, _escape(self.template[end:])])
+
+    @property
+    def precedence(self) -> tuple[tuple[int, str], ...]:
+        """Sorts the most specific first: segment by segment, text before text with a parameter, before a parameter."""
+        return tuple((_kind(segment), _PARAMETER.sub("{}", segment)) for segment in self.template.split("/")[1:])
+
+    def under(self, prefix: str) -> bool:
+        """Whether `prefix` (whole segments) begins this path."""
+        return prefix == "/" or self.template == prefix or self.template.startswith(prefix.rstrip("/") + "/")
+
+    def __str__(self) -> str:
+        return self.template
+
+
+def parameters(template: str) -> list[str]:
+    """The names of a template's parameters, in order, as OpenAPI has them."""
+    return [name.removeprefix("+").removesuffix(":path") for name in _PARAMETER.findall(template)]
+
+
+def _is_rest(parameter: str) -> bool:
+    return parameter.startswith("+") or parameter.endswith(":path")
+
+
+def _escape(text: str) -> str:
+    return re.escape(quote(text, safe=_UNESCAPED))
+
+
+def _kind(segment: str) -> int:
+    whole = _PARAMETER.fullmatch(segment)
+    if whole:
+        return _REST if _is_rest(whole[1]) else _PARAMETERS
+    return _MIXED if _PARAMETER.search(segment) else _LITERAL

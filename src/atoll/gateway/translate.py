@@ -1,0 +1,107 @@
+"""From what is known to what the gateway does. Pure: the same input gives the same gateway, on every machine.
+
+Who gets a path: the service with the longest prefix that begins it, and within that the most specific template (text
+beats a parameter, segment by segment). The method is looked at only then, so `DELETE /orders/search` is 405 when
+`/orders/search` exists for GET, whatever `/orders/{id}` takes (OpenAPI 3.1 §4.8.8.1: concrete paths are matched first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
+
+from atoll.gateway.ir import PUBLIC, Cluster, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.known import Known, Replica
+from atoll.gateway.offers import HEALTH, Offer, offers, order, routed
+from atoll.gateway.openapi import merge
+from atoll.gateway.page import documents
+from atoll.system.budgets import BUDGETS
+from atoll.system.contract import Operation
+
+__all__ = ["translate"]
+
+_REPEATABLE = frozenset({"GET", "HEAD"})
+
+
+def translate(known: Known, listener: Listener) -> Gateway:
+    """The gateway for `known`. What can't be used is left out and told in `faults`; nothing raises."""
+    faults: list[str] = []
+    offered = offers(known, faults)
+    clusters: dict[str, Cluster] = {name: _whole(known, name) for name in routed(known.system)}
+    routes = []
+    for offer in offered:
+        cluster = _cluster(known, offer)
+        clusters.setdefault(cluster.name, cluster)
+        routes.append(_route(offer, cluster.name))
+    system = known.system
+    return Gateway(
+        listener=listener,
+        issuer=Issuer(system.issuer, system.audience, known.keys),
+        routes=_with_refusals(routes),
+        clusters=tuple(clusters[name] for name in sorted(clusters)),
+        documents=documents(system.name, merge(system, offered)),
+        owned=tuple(sorted({HEALTH, *(entry.prefix for entry in routed(system).values() if entry.prefix != "/")})),
+        fallback=system.fallback if system.fallback in clusters else None,
+        faults=tuple(faults),
+    )
+
+
+def _whole(known: Known, service: str) -> Cluster:
+    return Cluster(service, service, _endpoints(one for one in known.present if one.service == service))
+
+
+def _cluster(known: Known, offer: Offer) -> Cluster:
+    """The replicas whose contract offers it: all of the service, or a cluster of their own while contracts differ."""
+    replicas = [one for one in known.present if one.service == offer.service]
+    serving = [one for one in replicas if one.digest in offer.digests]
+    if len(serving) == len(replicas):
+        return Cluster(offer.service, offer.service, _endpoints(replicas))
+    digests = sorted({one.digest for one in serving}) or sorted(offer.digests)
+    return Cluster(f"{offer.service}@{'+'.join(digests)}", offer.service, _endpoints(serving))
+
+
+def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
+    return tuple(sorted({Endpoint.parse(one.address) for one in replicas}))
+
+
+def _route(offer: Offer, cluster: str) -> Route:
+    operation = offer.operation
+    # HEAD follows GET (RFC 9110 §9.3.2).
+    methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+    return Route(
+        name=offer.name,
+        service=offer.service,
+        path=offer.path,
+        methods=methods,
+        cluster=cluster,
+        token=PUBLIC if operation.public else TokenRule(scope=operation.scope),
+        timeout_s=_timeout_s(operation),
+        repeatable=_REPEATABLE.issuperset(methods),
+    )
+
+
+def _timeout_s(operation: Operation) -> float | None:
+    """The gateway waits longer than the handler may take, so that it is the handler's own timeout that is reported."""
+    if operation.streaming:
+        return None
+    if operation.timeout_s is None:
+        return BUDGETS.gateway_s
+    return operation.timeout_s + BUDGETS.gateway_s - BUDGETS.handler_s
+
+
+def _with_refusals(routes: list[Route]) -> tuple[Route | MethodRefusal, ...]:
+    """After the routes of a path, what answers its other methods."""
+    found: list[Route | MethodRefusal] = []
+    for _, group in groupby(routes, key=lambda route: route.path.shape):
+        same = _explicit_head(list(group))
+        allow = sorted({method for route in same for method in route.methods}, key=order)
+        found += [*same, MethodRefusal(same[0].path, tuple(allow))]
+    return tuple(found)
+
+
+def _explicit_head(routes: list[Route]) -> list[Route]:
+    """A service that has an operation for HEAD keeps it; GET's route then takes GET alone."""
+    if not any(route.methods == ("HEAD",) for route in routes):
+        return routes
+    return [replace(route, methods=("GET",)) if route.methods == ("GET", "HEAD") else route for route in routes]

@@ -1,0 +1,91 @@
+"""Replicas: endpoints inline, so that one file watch serves all services. (Every EDS file of its own takes an inotify
+instance; beyond 128 of them Envoy aborts.)
+"""
+
+from __future__ import annotations
+
+from atoll.gateway.ir import Cluster, Endpoint
+from atoll.gateway.xds.typed import Json, seconds, typed
+
+__all__ = ["resource"]
+
+# Below uvicorn's keep-alive of 75 s, so that it is always the gateway that closes an idle connection, never the replica
+# while a request is on its way.
+_IDLE_S = 60.0
+_CONNECT_S = 0.25
+_MANY = 4096
+
+
+def resource(cluster: Cluster) -> Json:
+    return typed(
+        "envoy.config.cluster.v3.Cluster",
+        name=cluster.name,
+        type="STATIC",
+        connect_timeout=seconds(_CONNECT_S),
+        lb_policy="LEAST_REQUEST",
+        # Never send to replicas that are known to be unhealthy: no replica is a 503, not a guess.
+        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        load_assignment=_assignment(cluster),
+        health_checks=[_health_check()],
+        outlier_detection=_outlier_detection(),
+        # The default of three retries at a time is used up by the first replica that dies under load.
+        circuit_breakers={
+            "thresholds": [
+                {"max_connections": _MANY, "max_pending_requests": _MANY, "max_requests": _MANY, "max_retries": _MANY}
+            ]
+        },
+        typed_extension_protocol_options={_PROTOCOL: _protocol()},
+    )
+
+
+_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def _protocol() -> Json:
+    return typed(
+        _PROTOCOL,
+        common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
+        explicit_http_config={"http_protocol_options": {}},
+    )
+
+
+def _assignment(cluster: Cluster) -> Json:
+    endpoints = [{"endpoint": {"address": _address(one)}} for one in cluster.endpoints]
+    return {"cluster_name": cluster.name, "endpoints": [{"lb_endpoints": endpoints}] if endpoints else []}
+
+
+def _address(endpoint: Endpoint) -> Json:
+    return {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
+
+
+def _health_check() -> Json:
+    """503 is unhealthy: own database gone, or draining. An answer of 404 is a program without our health paths."""
+    return {
+        "timeout": "0.5s",
+        "interval": "1s",
+        "unhealthy_interval": "0.25s",
+        "no_traffic_interval": "1s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": "/health/ready", "expected_statuses": [{"start": 200, "end": 500}]},
+    }
+
+
+def _outlier_detection() -> Json:
+    """Ejects who can't be reached, long before the next health check. An answer, of whatever status, is proof of life:
+    otherwise five faulty requests to one operation would take a replica away from all the others.
+    """
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 2,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "interval": "1s",
+        "base_ejection_time": "5s",
+        "max_ejection_time": "10s",
+        # A single replica is never ejected: its requests are retried while it restarts.
+        "max_ejection_percent": 50,
+    }

@@ -1,0 +1,22 @@
+"""Strips what a client may not say, before routing, filters and the access log can see it."""
+
+from __future__ import annotations
+
+from atoll.gateway.xds.typed import Json, typed_extension
+
+__all__ = ["extension"]
+
+# `x-atoll-` are the verified claims; with `x-envoy-` a client could set timeouts and retries.
+_PREFIXES = ("x-atoll-", "x-envoy-")
+# Spoofing helpers that services behind proxies are known to trust; the gateway itself sets x-forwarded-for and -proto.
+_NAMES = ("forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip")
+
+
+def extension() -> Json:
+    mutations: list[Json] = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in _PREFIXES]
+    mutations += [{"remove": name} for name in _NAMES]
+    return typed_extension(
+        "envoy.http.early_header_mutation.header_mutation",
+        "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=mutations,
+    )

@@ -1,0 +1,50 @@
+"""Where the gateway's files are. One directory per resource type: a rename in a watched directory makes Envoy read
+again everything that it takes from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atoll.gateway.xds.typed import Json
+
+__all__ = ["TYPES", "Folders"]
+
+# In the order in which Envoy must find them: a file that is referred to must exist first.
+TYPES = ("ecds", "cds", "rds", "lds")
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """`root` is absolute: Envoy's working directory is anybody's."""
+
+    root: str
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{self.root}/bootstrap.json"
+
+    @property
+    def access_log(self) -> str:
+        return f"{self.root}/access.log"
+
+    @property
+    def applied(self) -> str:
+        return f"{self.root}/applied.json"
+
+    @property
+    def inputs(self) -> str:
+        return f"{self.root}/inputs.json"
+
+    def directory(self, kind: str) -> str:
+        return f"{self.root}/{kind}"
+
+    def file(self, kind: str) -> str:
+        return f"{self.root}/{kind}/{kind}.json"
+
+    def source(self, kind: str) -> Json:
+        """An xDS config source: the file, watched through its directory so that a rename is seen."""
+        return {
+            "path_config_source": {"path": self.file(kind), "watched_directory": {"path": self.directory(kind)}},
+            "resource_api_version": "V3",
+        }

@@ -1,0 +1,22 @@
+"""All resources of one gateway, by type, as the lists that the files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from atoll.gateway.ir import Gateway
+from atoll.gateway.xds import clusters, jwt, listener, routes
+from atoll.gateway.xds.folders import Folders
+from atoll.gateway.xds.typed import Json
+
+__all__ = ["render"]
+
+
+def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
+    """`lds`, `cds`, `rds` and `ecds`."""
+    return {
+        "ecds": [jwt.resource(gateway.issuer)],
+        "cds": [clusters.resource(cluster) for cluster in gateway.clusters],
+        "rds": [routes.resource(gateway)],
+        "lds": [listener.resource(gateway, folders)],
+    }

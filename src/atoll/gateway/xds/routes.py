@@ -1,0 +1,137 @@
+"""The route table. The first match counts, so the order of `ir.Gateway.routes` is the order here.
+
+Every entry says what token it needs, also those that answer without a service: an entry that says nothing is public.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atoll.gateway.ir import PUBLIC, Document, Gateway, MethodRefusal, Route, TokenRule
+from atoll.gateway.paths import Path
+from atoll.gateway.xds import jwt, rbac
+from atoll.gateway.xds.typed import Json, header, seconds, typed
+
+__all__ = ["NAME", "resource"]
+
+NAME = "atoll"
+# Idle longer than any handler may take, or a slow answer would be cut off as an idle stream.
+_IDLE_MARGIN_S = 5.0
+_SAFE_TO_REPEAT = "connect-failure,refused-stream,reset-before-request"
+
+
+def resource(gateway: Gateway) -> Json:
+    longest = max((len(document.body.encode()) for document in gateway.documents), default=0)
+    return typed(
+        "envoy.config.route.v3.RouteConfiguration",
+        name=NAME,
+        # An unknown cluster is a fault of ours: refuse the table and keep the last good one.
+        validate_clusters=True,
+        max_direct_response_body_size_bytes=max(4096, longest),
+        virtual_hosts=[{"name": NAME, "domains": ["*"], "routes": _routes(gateway)}],
+    )
+
+
+def _routes(gateway: Gateway) -> list[Json]:
+    table = [entry for document in gateway.documents for entry in _document(document)]
+    table += [_route(one) if isinstance(one, Route) else _refusal(one) for one in gateway.routes]
+    if gateway.fallback:
+        table += [_not_found({"path_separated_prefix": prefix}) for prefix in gateway.owned]
+        table.append(_fallback(gateway.fallback))
+    return [*table, _not_found({"prefix": "/"})]
+
+
+def _route(route: Route) -> Json:
+    return {
+        "name": route.name,
+        "match": {**_match(route.path), "headers": [_methods(route.methods)]},
+        "metadata": {"filter_metadata": {"atoll": {"service": route.service, "scope": route.token.scope or ""}}},
+        "route": {"cluster": route.cluster, **_times(route.timeout_s), "retry_policy": _retries(route.repeatable)},
+        "typed_per_filter_config": _filters(route.token),
+    }
+
+
+def _match(path: Path) -> Json:
+    if path.literal is not None:
+        return {"path": path.literal}
+    return {"safe_regex": {"regex": path.regex}}
+
+
+def _methods(methods: tuple[str, ...]) -> Json:
+    if len(methods) == 1:
+        return {"name": ":method", "string_match": {"exact": methods[0]}}
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(methods)}}}
+
+
+def _times(timeout_s: float | None) -> Json:
+    """0 is Envoy's way to say never."""
+    if timeout_s is None:
+        return {"timeout": "0s", "idle_timeout": "0s"}
+    return {"timeout": seconds(timeout_s), "idle_timeout": seconds(timeout_s + _IDLE_MARGIN_S)}
+
+
+def _retries(repeatable: bool) -> Json:
+    """Envoy retries whatever the method is: what may have reached a service is repeated for GET and HEAD only."""
+    policy: Json = {
+        "retry_on": _SAFE_TO_REPEAT,
+        # With the waiting between them, enough for a single replica to start again.
+        "num_retries": 6,
+        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.500s"},
+        "host_selection_retry_max_attempts": 3,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+            }
+        ],
+    }
+    if repeatable:
+        policy["retry_on"] = f"{_SAFE_TO_REPEAT},reset,retriable-status-codes"
+        policy["retriable_status_codes"] = [503]
+    return policy
+
+
+def _filters(token: TokenRule) -> dict[str, Any]:
+    found: dict[str, Any] = {jwt.NAME: jwt.per_route(token)}
+    if token.scope:
+        found[rbac.NAME] = rbac.per_route(token.scope)
+    return found
+
+
+def _refusal(refusal: MethodRefusal) -> Json:
+    allow = ", ".join(refusal.allow)
+    return {
+        "match": _match(refusal.path),
+        "direct_response": {"status": 405, "body": {"inline_string": f"This path takes {allow}"}},
+        "response_headers_to_add": [header("allow", allow)],
+        "typed_per_filter_config": _filters(PUBLIC),
+    }
+
+
+def _document(document: Document) -> list[Json]:
+    path = Path(document.path)
+    entry = {
+        "name": f"gateway{document.path}",
+        "match": {**_match(path), "headers": [_methods(("GET", "HEAD"))]},
+        "direct_response": {"status": 200, "body": {"inline_string": document.body}},
+        "response_headers_to_add": [
+            header("content-type", document.media_type),
+            *(header(name, value) for name, value in document.headers),
+        ],
+        "typed_per_filter_config": _filters(PUBLIC),
+    }
+    return [entry, _refusal(MethodRefusal(path, ("GET", "HEAD")))]
+
+
+def _fallback(cluster: str) -> Json:
+    """Another program's paths: it checks tokens itself, and nothing that may have reached it is repeated."""
+    return {
+        "name": f"{cluster}.fallback",
+        "match": {"prefix": "/"},
+        "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False)},
+        "typed_per_filter_config": _filters(PUBLIC),
+    }
+
+
+def _not_found(match: Json) -> Json:
+    return {"match": match, "direct_response": {"status": 404}, "typed_per_filter_config": _filters(PUBLIC)}
