@@ -187,7 +187,7 @@ class Database(Protocol):
         ...
 
     async def migrate(self, folder: Path | None) -> list[str]:
-        """Applies atoll's own and the service's pending migrations under a lock; gives the names applied.
+        """Applies atoll's own and the service's pending migrations under a lock; gives the service's that were.
 
         Raises SystemMistake that names the file: two with one number, a gap, an applied one edited or missing, one that
         fails. Applied ones newer than the folder's last are left alone: an older replica runs beside a newer one.
