@@ -13,7 +13,7 @@ import random
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.bus.ports import Interrupted, Received, Source
@@ -47,7 +47,7 @@ class Work:
     """What a consumer does with the events of its source."""
 
     handlers: Handlers
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
 
 
 class _Failed(Exception):

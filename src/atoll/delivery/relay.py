@@ -68,7 +68,9 @@ class Relay:
             end_connected()
 
     async def wait_empty(self, timeout_s: float) -> bool:
-        """True when the outbox was seen empty within `timeout_s`: what this process committed has left."""
+        """True when the outbox was seen empty within `timeout_s`. False at once where another replica's relay works."""
+        if not self._leases.holds(OUTBOX):
+            return False
         self._idle.clear()
         self._woken.set()
         try:

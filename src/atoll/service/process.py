@@ -10,19 +10,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from atoll.errors import DatabaseOutage
 from atoll.service.environment import Environment
+from atoll.service.handlers import build_handlers, run_hooks
 from atoll.service.health import Health
+from atoll.service.http import build_app
+from atoll.service.injection import Injector
 from atoll.service.keys import KeyFeed
+from atoll.service.principal import Principal
+from atoll.service.settings import Sources
 from atoll.service.stalls import StallWatch
+from atoll.service.storage import database_of, migrations_of
 from atoll.system.budgets import BUDGETS
+from atoll.tokens.claims import Claims
 from atoll.tokens.keys import KeySet
 from atoll.tokens.verify import Verifier
 
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Process"]
 
 _KEEP_ALIVE_S = 75
+_PRINCIPALS = 4096
 _log = logging.getLogger("atoll.service")
 
 
@@ -48,11 +58,14 @@ class Process:
         self._service = service
         self._environment = environment
         self._bus = _bus(environment)
-        self._database = _database(service, environment)
+        self._database = database_of(service, environment.database_url)
         self._health = Health(environment.service, self._database, self._bus)
         self._health.draining = True  # until everything stands
         self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
         self._keys = KeyFeed(self._verifier, environment.state_dir / "keys.json")
+        self._principals: dict[str, tuple[Claims, Principal]] = {}
+        self._app: Any = self._health  # until the service's own stands
+        self._injector: Injector | None = None
         self._loops: Loops | None = None
         self._announcement: Announcement | None = None
         self._stop = asyncio.Event()
@@ -86,9 +99,8 @@ class Process:
         else:
             await self._app(scope, receive, send)
 
-    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        """Replaced by the service's own application as soon as its database stands."""
-        await self._health(scope, receive, send)
+    def _sources(self) -> Sources:
+        return Sources.of(self._environment.settings, self._environment.folder, os.environ)
 
     # start
 
@@ -97,14 +109,10 @@ class Process:
             await self._bus.start()
             self._keys.start(self._bus)
         await self._open_database()
-        injector = self._service.injector(
-            database=self._database,
-            settings=self._environment.settings,
-            folder=self._environment.folder,
-        )
-        self._app = self._service.build_app(database=self._database, verify=self._principal, injector=injector)  # type: ignore[method-assign]
+        injector = self._injector = Injector(self._service, database=self._database, sources=self._sources())
         await injector.start()
-        self._injector = injector
+        await run_hooks(self._service.start_hooks, injector)
+        self._app = build_app(self._service, database=self._database, verify=self._principal, injector=injector)
         if self._database is not None and self._bus is not None:
             self._start_loops(self._database, self._bus, injector)
         self._health.draining = False
@@ -120,7 +128,7 @@ class Process:
         while True:
             try:
                 await self._database.open()
-                applied = await self._database.migrate(migrations(self._environment.folder, self._database.kind))
+                applied = await self._database.migrate(migrations_of(self._environment.folder, self._database.kind))
                 if applied:
                     _log.info("migrations applied: %s", ", ".join(applied))
                 return
@@ -131,11 +139,11 @@ class Process:
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.0, pause_s * 2)
 
-    def _start_loops(self, database: Database, bus: Bus, injector: Any) -> None:
+    def _start_loops(self, database: Database, bus: Bus, injector: Injector) -> None:
         from atoll.delivery.loops import Loops, Station
 
         station = Station(self._environment.service, self._environment.replica, database, bus)
-        self._loops = Loops(station, self._service.handlers(injector))
+        self._loops = Loops(station, build_handlers(self._service, injector))
         self._loops.start()
 
     def _announce(self, bus: Bus) -> None:
@@ -153,10 +161,17 @@ class Process:
         )
         self._announcement.start()
 
-    def _principal(self, token: str) -> Any:
-        from atoll.service.principal import Principal
-
-        return Principal.of(self._verifier.verify(token, time.time()))
+    def _principal(self, token: str) -> Principal:
+        """The caller, as the token says; made once per token, judged at every call."""
+        claims = self._verifier.verify(token, time.time())
+        known = self._principals.get(token)
+        if known is not None and known[0] is claims:
+            return known[1]
+        if len(self._principals) >= _PRINCIPALS:
+            self._principals.clear()
+        principal = Principal(claims.sub, claims.scopes, claims.sid, msgspec.structs.asdict(claims))
+        self._principals[token] = (claims, principal)
+        return principal
 
     # stop
 
@@ -188,19 +203,13 @@ class Process:
         self._keys.stop()
         if self._loops is not None:
             await self._loops.stop()
-        injector = getattr(self, "_injector", None)
-        if injector is not None:
-            await injector.stop()
+        if self._injector is not None:
+            await run_hooks(self._service.stop_hooks, self._injector)
+            await self._injector.close()
         if self._bus is not None:
             await self._bus.close()
         if self._database is not None:
             await self._database.close()
-
-
-def migrations(folder: Path, kind: str) -> Path:
-    """`migrations/`, or `migrations/<kind>/` in a service that can live on several kinds of databases."""
-    own = folder / "migrations" / kind
-    return own if own.is_dir() else folder / "migrations"
 
 
 def _bus(environment: Environment) -> Bus | None:
@@ -209,12 +218,6 @@ def _bus(environment: Environment) -> Bus | None:
     from atoll.bus.jetstream import JetStreamBus
 
     return JetStreamBus(environment.bus_url, name=environment.replica)
-
-
-def _database(service: Service, environment: Environment) -> Database | None:
-    if service.database is None:
-        return None
-    return service.open_database(environment.database_url)
 
 
 def _server(app: Any) -> uvicorn.Server:
