@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from atoll.gateway.ir import Endpoint, Gateway, Listener
+from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds import bootstrap

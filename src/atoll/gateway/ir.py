@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from atoll.gateway.paths import Path
 from atoll.tokens.keys import KeySet
@@ -98,7 +98,7 @@ class Issuer:
 
     url: str
     audience: str
-    keys: KeySet = KeySet()
+    keys: KeySet = field(default_factory=KeySet)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Known:
     system: SystemEntry
     contracts: Mapping[str, Contract] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
-    keys: KeySet = KeySet()
+    keys: KeySet = field(default_factory=KeySet)
 
     def with_keys(self, body: bytes) -> Known:
         """After a message on `keys.set`. An older set than the known one changes nothing. Raises Malformed."""
@@ -98,6 +98,12 @@ class Known:
         newest = max((entry.beat for entry in self.replicas.values()), default=0.0)
         return tuple(entry for _, entry in sorted(self.replicas.items()) if newest - entry.beat <= STALE_S)
 
+    @property
+    def view(self) -> tuple[Any, ...]:
+        """Equal for two that give the same gateway: heartbeats alone are no change."""
+        replicas = tuple((one.service, one.address, one.digest) for one in self.present)
+        return (self.system, tuple(sorted(self.contracts)), replicas, self.keys)
+
     def serialize(self) -> bytes:
         """For `inputs.json`: what a restarted controller goes on with until the bus has answered."""
         return msgspec.json.encode(
@@ -134,5 +140,3 @@ def _decode(body: bytes, type_: Any, what: str) -> Any:
         return msgspec.json.decode(body, type=type_)
     except msgspec.MsgspecError as error:
         raise Malformed(f"{what} can't be read: {error}") from error
-
-

@@ -63,7 +63,7 @@ def _operation(offer: Offer, path: Path) -> Json:
     item = offer.contract.document["openapi"]["paths"][offer.operation.path]
     raw = item[offer.operation.method.lower()]
     names = dict(zip(parameters(offer.path.template), parameters(path.template), strict=True))
-    merged = _renamed(raw, offer.service)
+    merged: Json = _renamed(raw, offer.service)
     own = [*_renamed(item.get("parameters") or [], offer.service), *merged.get("parameters", [])]
     if own:
         merged["parameters"] = [_parameter(one, names) for one in own]

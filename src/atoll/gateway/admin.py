@@ -1,0 +1,84 @@
+"""What Envoy says it has taken over, asked at its admin port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from atoll.gateway.ir import Endpoint
+from atoll.gateway.xds import jwt, listener, routes
+
+__all__ = ["Admin", "Seen"]
+
+_SCOPES = {
+    "cds": "cluster_manager.cds",
+    "lds": "listener_manager.lds",
+    "rds": f"http.{listener.STAT_PREFIX}.rds.{routes.NAME}",
+    "ecds": f"extension_config_discovery.http_filter.{jwt.NAME}",
+}
+_WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
+_QUESTION = "/stats?format=json&filter=(version_text|warming_clusters|listeners_warming|update_rejected|update_failure)$"
+_TIMEOUT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look. `versions` are those in use, `refused` counts what was rejected since Envoy's start, both by type.
+
+    `warming` clusters and listeners are not in use yet: their predecessors are.
+    """
+
+    versions: Mapping[str, str]
+    refused: Mapping[str, int]
+    warming: int
+
+
+class Admin:
+    """The admin port at `endpoint`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    async def look(self) -> Seen | None:
+        """None when Envoy does not answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return _seen(await self._ask(_QUESTION))
+        except (OSError, TimeoutError, msgspec.DecodeError, asyncio.IncompleteReadError):
+            return None
+
+    async def _ask(self, path: str) -> bytes:
+        reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)
+        try:
+            writer.write(f"GET {path} HTTP/1.0\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            return _unchunked(body) if b"chunked" in head.lower() else body
+        finally:
+            writer.close()
+
+
+def _unchunked(body: bytes) -> bytes:
+    found, at = [], 0
+    while at < len(body):
+        end = body.index(b"\r\n", at)
+        size = int(body[at:end], 16)
+        found.append(body[end + 2 : end + 2 + size])
+        at = end + size + 4
+    return b"".join(found)
+
+
+def _seen(body: bytes) -> Seen:
+    entries: list[dict[str, Any]] = msgspec.json.decode(body)["stats"]
+    stats = {entry["name"]: entry.get("value", 0) for entry in entries if "name" in entry}
+    return Seen(
+        versions={kind: str(stats.get(f"{scope}.version_text", "")) for kind, scope in _SCOPES.items()},
+        refused={
+            kind: int(stats.get(f"{scope}.update_rejected", 0)) + int(stats.get(f"{scope}.update_failure", 0))
+            for kind, scope in _SCOPES.items()
+        },
+        warming=sum(int(stats.get(name, 0)) for name in _WARMING),
+    )

@@ -1,0 +1,108 @@
+"""Leads Envoy from one set of files to the next so that no request meets a route without its cluster.
+
+Clusters are made before routes use them and taken away only after no route does. Every step is confirmed by Envoy
+before the next is written; a rejected file is replaced by the last good one, so that an Envoy that starts finds that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.errors import Bug, EngineOutage
+from atoll.gateway.admin import Admin, Seen
+from atoll.gateway.files import body, version, write
+from atoll.gateway.xds.folders import TYPES, Folders
+from atoll.gateway.xds.typed import Json
+
+__all__ = ["Applier", "steps"]
+
+_POLL_S = 0.003
+_CONFIRM_S = 5.0
+
+Files = Mapping[str, bytes]
+
+
+def steps(old: Files, new: Mapping[str, list[Json]]) -> Iterator[tuple[str, bytes]]:
+    """What to write, in which order, to get from `old` contents to `new` resources."""
+    wanted = {kind: body(new[kind]) for kind in TYPES}
+    both = [*new["cds"], *_leaving(old.get("cds", b""), new["cds"])]
+    order = [("ecds", wanted["ecds"]), ("cds", body(both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
+    current = dict(old)
+    for kind, content in [*order, ("lds", wanted["lds"])]:
+        if current.get(kind) != content:
+            current[kind] = content
+            yield kind, content
+
+
+def _leaving(old: bytes, new: list[Json]) -> list[Json]:
+    """The clusters that are in the old file alone."""
+    if not old:
+        return []
+    resources: list[dict[str, Any]] = msgspec.json.decode(old)["resources"]
+    kept = {cluster["name"] for cluster in new}
+    return [cluster for cluster in resources if cluster["name"] not in kept]
+
+
+class Applier:
+    """Writes and confirms. `good` is what Envoy is known to have taken, by type."""
+
+    def __init__(self, folders: Folders, admin: Admin, confirm_s: float = _CONFIRM_S) -> None:
+        self._folders = folders
+        self._admin = admin
+        self._confirm_s = confirm_s
+        self.good: dict[str, bytes] = _on_disk(folders)
+
+    async def apply(self, resources: Mapping[str, list[Json]]) -> None:
+        """Returns when Envoy uses all of it. Raises Bug when it rejects something (the last good file is back), and
+        EngineOutage while it does not answer; then all files are written, for the Envoy that starts next.
+        """
+        pending = list(steps(self.good, resources)) or [(kind, self.good[kind]) for kind in TYPES]
+        seen = await self._admin.look()
+        for at, (kind, content) in enumerate(pending):
+            if seen is None:
+                self._write_all(pending[at:])
+                raise EngineOutage("Envoy does not answer at its admin port")
+            self._write(kind, content)
+            seen = await self._confirmed(kind, content, seen)
+            if seen:
+                self.good[kind] = content
+        if seen is None:
+            raise EngineOutage("Envoy does not answer at its admin port")
+
+    async def _confirmed(self, kind: str, content: bytes, before: Seen) -> Seen | None:
+        """None when Envoy is gone."""
+        wanted = version(content)
+        end = asyncio.get_running_loop().time() + self._confirm_s
+        while (seen := await self._admin.look()) is not None:
+            if seen.versions[kind] == wanted and not seen.warming:
+                return seen
+            if seen.refused[kind] > before.refused[kind]:
+                if kind in self.good:
+                    self._write(kind, self.good[kind])
+                raise Bug(f"Envoy rejected {kind} {wanted}: its log says why", hint="the last good state is kept")
+            if asyncio.get_running_loop().time() > end:
+                raise EngineOutage(f"Envoy has not taken over {kind} {wanted} within {self._confirm_s} s")
+            await asyncio.sleep(_POLL_S)
+        return None
+
+    def _write(self, kind: str, content: bytes) -> None:
+        write(Path(self._folders.file(kind)), content)
+
+    def _write_all(self, pending: list[tuple[str, bytes]]) -> None:
+        for kind, content in pending:
+            self._write(kind, content)
+
+
+def _on_disk(folders: Folders) -> dict[str, bytes]:
+    found = {}
+    for kind in TYPES:
+        try:
+            found[kind] = Path(folders.file(kind)).read_bytes()
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,244 @@
+"""The process that keeps Envoy's files up to date: watches the bus, translates, writes, confirms, reports.
+
+Traffic does not pass through it: killed, paused or cut off from the bus, it leaves Envoy with what it has. What it knows
+is saved (`inputs.json`), so that a restart goes on from there, whatever the bus has lost meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.bus.ports import Bus, Received
+from atoll.errors import AtollError, BusOutage, EngineOutage, SystemMistake
+from atoll.gateway.admin import Admin
+from atoll.gateway.apply import Applier
+from atoll.gateway.files import digest, write, write_initial
+from atoll.gateway.ir import Endpoint, Gateway, Listener
+from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.translate import translate
+from atoll.gateway.xds.folders import Folders
+from atoll.gateway.xds.resources import render
+
+__all__ = ["Controller", "Environment", "run"]
+
+logger = logging.getLogger("atoll.gateway")
+
+_DEBOUNCE_S = 0.005
+_RETRY_S = 0.1
+_SNAPSHOT_RETRY_S = 0.25
+# What is watched: stream, subjects, and the prefix that is not part of a key.
+_REGISTRY = ("KV_registry", "$KV.registry.>", "$KV.registry.")
+_CONTRACTS = ("KV_contracts", "$KV.contracts.>", "$KV.contracts.")
+_KEYS = ("keys", "keys.>", "keys.")
+_NOBODY = SystemEntry(name="", public_url="", issuer="nobody", audience="nobody")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Read once, at start."""
+
+    bus_url: str
+    root: Path
+    listener: Listener
+    admin: Endpoint
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> Environment:
+        """From ATOLL_BUS_URL, ATOLL_GATEWAY_DIR, ATOLL_GATEWAY_PORT, ATOLL_ENVOY_ADMIN (host:port) and, optionally,
+        ATOLL_GATEWAY_HOST (127.0.0.1). Raises SystemMistake that names what is missing or wrong.
+        """
+        try:
+            return cls(
+                bus_url=env["ATOLL_BUS_URL"],
+                root=Path(env["ATOLL_GATEWAY_DIR"]).absolute(),
+                listener=Listener(env.get("ATOLL_GATEWAY_HOST", "127.0.0.1"), int(env["ATOLL_GATEWAY_PORT"])),
+                admin=Endpoint.parse(env["ATOLL_ENVOY_ADMIN"]),
+            )
+        except KeyError as missing:
+            raise SystemMistake(f"{missing.args[0]} is not set", hint="`atoll up` sets it") from None
+        except ValueError as error:
+            raise SystemMistake(f"ATOLL_GATEWAY_PORT or ATOLL_ENVOY_ADMIN: {error}") from None
+
+
+class Controller:
+    """One gateway's control plane. `run` ends only when it is cancelled."""
+
+    def __init__(self, environment: Environment, bus: Bus) -> None:
+        self._environment = environment
+        self._bus = bus
+        self._folders = Folders(str(environment.root))
+        self.known = _start(environment, self._folders)
+        self._applier = Applier(self._folders, Admin(environment.admin))
+        self._report = _Report(Path(self._folders.applied))
+        self._changed = asyncio.Event()
+        self._live: set[str] = set()
+        self._snapshots: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        endings = [self._bus.subscribe(subjects, self._receive_live) for _, subjects, _ in (_REGISTRY, _CONTRACTS, _KEYS)]
+        endings.append(self._bus.on_connected(self._read_all))
+        self._changed.set()
+        try:
+            await self._bus.start()
+            await self._follow()
+        finally:
+            for end in endings:
+                end()
+            if self._snapshots:
+                self._snapshots.cancel()
+
+    async def _follow(self) -> None:
+        applied: Any = None
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_DEBOUNCE_S)
+            self._changed.clear()
+            known = self.known
+            if known.view == applied:
+                continue
+            applied = known.view if await self._apply(known) else None
+
+    async def _apply(self, known: Known) -> bool:
+        """Whether Envoy uses it now; otherwise it will be tried again."""
+        try:
+            gateway = translate(known, self._environment.listener)
+            await self._applier.apply(render(gateway, self._folders))
+        except EngineOutage as outage:
+            self._again(outage)
+            return False
+        except Exception as error:
+            logger.exception("a change could not be applied; the last good state stays")
+            self._report.failed(str(error))
+            return True
+        write(Path(self._folders.inputs), known.serialize())
+        self._report.succeeded(gateway)
+        return True
+
+    def _again(self, outage: EngineOutage) -> None:
+        self._report.failed(outage.detail)
+        asyncio.get_running_loop().call_later(_RETRY_S, self._changed.set)
+
+    def _read_all(self) -> None:
+        """After every connect: what was missed meanwhile."""
+        if self._snapshots:
+            self._snapshots.cancel()
+        self._live.clear()
+        self._snapshots = asyncio.get_running_loop().create_task(self._take_snapshots())
+
+    async def _take_snapshots(self) -> None:
+        await asyncio.gather(*(self._take_snapshot(*watched) for watched in (_CONTRACTS, _KEYS, _REGISTRY)))
+
+    async def _take_snapshot(self, stream: str, subjects: str, _prefix: str) -> None:
+        while True:
+            try:
+                found = await self._bus.latest(stream, subjects)
+            except BusOutage as outage:
+                logger.debug("no snapshot of %s yet: %s", stream, outage)
+                await asyncio.sleep(_SNAPSHOT_RETRY_S)
+                continue
+            for received in found:
+                # What came live since the connect is newer than the snapshot, or the same.
+                if received.subject not in self._live:
+                    self._receive(received)
+            return
+
+    def _receive_live(self, received: Received) -> None:
+        self._live.add(received.subject)
+        self._receive(received)
+
+    def _receive(self, received: Received) -> None:
+        """A value that can't be read changes nothing."""
+        try:
+            self.known = _updated(self.known, received)
+        except AtollError as error:
+            logger.error("%s: %s; what was known before stays", received.subject, error)
+            return
+        self._changed.set()
+
+
+class _Report:
+    """`applied.json`: what Envoy uses, for the host. `error` tells why something newer is not in use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": [], "error": None}
+        with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
+            self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
+
+    def succeeded(self, gateway: Gateway) -> None:
+        services = {cluster.name: cluster for cluster in gateway.clusters if cluster.name == cluster.service}
+        self._write(
+            version=self._now["version"] + 1,
+            endpoints={name: [str(one) for one in cluster.endpoints] for name, cluster in services.items()},
+            routes=digest([str(route) for route in gateway.routes]),
+            keys=[key.kid for key in gateway.issuer.keys.keys],
+            faults=list(gateway.faults),
+            error=None,
+        )
+        for fault in gateway.faults:
+            logger.warning("%s", fault)
+
+    def failed(self, error: str) -> None:
+        if self._now["error"] != error:
+            logger.warning("%s", error)
+            self._write(error=error)
+
+    def _write(self, **changes: Any) -> None:
+        self._now.update(changes)
+        write(self._path, msgspec.json.format(msgspec.json.encode(self._now), indent=1) + b"\n")
+
+
+def _start(environment: Environment, folders: Folders) -> Known:
+    """What the last controller knew, or the host wrote. Makes Envoy's first files when nobody has."""
+    try:
+        known = Known.parse(Path(folders.inputs).read_bytes())
+    except (OSError, AtollError) as error:
+        logger.warning("starting without %s (%s): waiting for the bus", folders.inputs, error)
+        known = Known(_NOBODY)
+    if not Path(folders.bootstrap).exists():
+        write_initial(environment.root, environment.listener, environment.admin, known)
+    return known
+
+
+def _updated(known: Known, received: Received) -> Known:
+    deleted = b"KV-Operation:" in received.headers
+    subject = received.subject
+    if subject.startswith(_REGISTRY[2]):
+        key = subject.removeprefix(_REGISTRY[2])
+        return known.without_replica(key) if deleted else known.with_replica(key, received.body)
+    if subject.startswith(_CONTRACTS[2]):
+        key = subject.removeprefix(_CONTRACTS[2])
+        return known.without_contract(key) if deleted else known.with_contract(key, received.body)
+    return known.with_keys(received.body) if subject == "keys.set" else known
+
+
+def run(environ: Mapping[str, str] | None = None, connect: Callable[[str], Bus] | None = None) -> None:
+    """The process. Ends with SIGTERM or SIGINT; Envoy goes on."""
+    environment = Environment.read(os.environ if environ is None else environ)
+    asyncio.run(_main(environment, connect or _connect))
+
+
+def _connect(url: str) -> Bus:
+    from atoll.bus.jetstream import JetStreamBus
+
+    return JetStreamBus(url)
+
+
+async def _main(environment: Environment, connect: Callable[[str], Bus]) -> None:
+    bus = connect(environment.bus_url)
+    task = asyncio.create_task(Controller(environment, bus).run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+    await bus.close()

@@ -1,0 +1,90 @@
+"""A tiny replica for gateway tests: says what it was asked, and misbehaves on demand.
+
+`python -m tests.support.upstream NAME PORT`. Query parameters: `status`, `delay_s`, `close` (the connection is cut instead
+of an answer). `POST /control/ready?value=0` makes its readiness fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+from urllib.parse import parse_qsl
+
+import uvicorn
+
+
+class Replica:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready = True
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        query = dict(parse_qsl(scope["query_string"].decode()))
+        body = await _body(receive)
+        if scope["path"] == "/health/ready":
+            await _answer(send, 200 if self.ready else 503, {})
+        elif scope["path"].startswith("/control/"):
+            self.ready = query["value"] == "1"
+            await _answer(send, 200, {})
+        else:
+            await self._operation(scope, query, body, send)
+
+    async def _operation(self, scope: Any, query: dict[str, str], body: bytes, send: Any) -> None:
+        if "delay_s" in query:
+            await _pause(float(query["delay_s"]))
+        if "stream" in query:
+            await _stream(send, int(query["stream"]))
+            return
+        answer = {
+            "replica": self.name,
+            "method": scope["method"],
+            "path": scope["path"],
+            "headers": {key.decode(): value.decode() for key, value in scope["headers"]},
+            "body": body.decode(errors="replace")[:200],
+        }
+        await _answer(send, int(query.get("status", "200")), answer)
+
+
+async def _stream(send: Any, chunks: int) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    for number in range(chunks):
+        await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
+        await _pause(0.05)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _body(receive: Any) -> bytes:
+    found = b""
+    while True:
+        message = await receive()
+        found += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return found
+
+
+async def _answer(send: Any, status: int, content: dict[str, Any]) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+
+async def _pause(seconds: float) -> None:
+    try:
+        await asyncio.wait_for(asyncio.Event().wait(), seconds)
+    except TimeoutError:
+        return
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        Replica(sys.argv[1]),
+        host="127.0.0.1",
+        port=int(sys.argv[2]),
+        log_level="error",
+        access_log=False,
+        timeout_keep_alive=75,
+    )
