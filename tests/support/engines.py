@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.engines import nats
 from atoll.engines.process import Process
+from atoll.provision.bus import Administrator, Made
+from atoll.provision.nats import BusServer, configuration, users
+from atoll.system.contract import Contract
+from atoll.system.plan import BusPlan
 from tests.support.ports import free_port
 
 _OPEN = """
 listen: "127.0.0.1:{port}"
 server_name: "test"
 jetstream {{ store_dir: "{store}" }}
+mappings {{ "information.*": "$JS.API.STREAM.INFO.$1" }}
 """
 
 
@@ -43,14 +48,12 @@ class NatsServer:
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, configuration: str = _OPEN, port: int = 0) -> AsyncIterator[NatsServer]:
-    """A running server; `configuration` may hold `{port}` and `{store}`. Without one: no accounts, everybody may everything."""
+async def nats_server(folder: Path, text: str = _OPEN, port: int = 0) -> AsyncIterator[NatsServer]:
+    """A running server with that configuration, which must name `port`; without one everybody may everything."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     file = folder / "nats.conf"
-    if configuration is _OPEN:
-        configuration = _OPEN.format(port=port, store=folder / "store")
-    file.write_text(configuration)
+    file.write_text(_OPEN.format(port=port, store=folder / "store") if text is _OPEN else text)
     process = Process.start(nats.command(nats.find(), file, folder / "nats.log"))
     server = NatsServer(folder, port, process)
     try:
@@ -58,3 +61,33 @@ async def nats_server(folder: Path, configuration: str = _OPEN, port: int = 0) -
         yield server
     finally:
         server.process.stop()
+
+
+@dataclass
+class ProvisionedBus:
+    """A server provisioned for a set of contracts; every user's password is its name, backwards."""
+
+    server: NatsServer
+    administrator: Administrator
+
+    def url(self, user: str) -> str:
+        return self.server.url(user, user[::-1])
+
+    def changed(self, contracts: Mapping[str, Contract]) -> Administrator:
+        """The administrator for another set of contracts."""
+        plan = BusPlan.of(contracts)
+        self.administrator = Administrator(plan, self.administrator.server, {user: user[::-1] for user in users(plan)})
+        return self.administrator
+
+    async def apply(self) -> Made:
+        return await self.administrator.apply(self.server.configuration)
+
+
+@asynccontextmanager
+async def provisioned_bus(folder: Path, contracts: Mapping[str, Contract]) -> AsyncIterator[ProvisionedBus]:
+    """A real server as provision makes it."""
+    plan, port = BusPlan.of(contracts), free_port()
+    administrator = Administrator(plan, BusServer("test", port, folder / "store"), {user: user[::-1] for user in users(plan)})
+    async with nats_server(folder, configuration(plan, administrator.server, administrator.passwords), port) as server:
+        await administrator.apply(server.configuration, fresh=True)
+        yield ProvisionedBus(server, administrator)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from atoll.bus.ports import Interrupted, Message, Position, Received, Source
-from atoll.bus.wire import Endpoint, Wire, frame, lines, status
+from atoll.bus.wire import Answer, Endpoint, Wire, frame, lines, status
 from atoll.errors import BusOutage
 
-__all__ = ["JetStreamBus", "JetStreamSource"]
+__all__ = ["JetStreamBus", "JetStreamSource", "information"]
 
 logger = logging.getLogger("atoll.bus")
 
@@ -61,16 +61,17 @@ class JetStreamBus:
 
     async def latest(self, stream: str, subjects: str, timeout_s: float = 5.0) -> list[Received]:
         """Needs `allow_direct` on the stream; the server gives at most 1,024 subjects."""
-        direct = f"$JS.API.DIRECT.GET.{stream}"
         if "*" in subjects or ">" in subjects:
-            query = Message(direct, b"", json.dumps({"multi_last": [subjects]}).encode())
-            answers = await self.wire.request(query, timeout_s, many=True)
-        else:  # one subject stands in the request's own, so that permissions can tell
-            answers = await self.wire.request(Message(f"{direct}.{subjects}", b"", b""), timeout_s)
-        if answers[-1].status not in (0, 204, 404):
-            raise BusOutage(f"no snapshot of {stream}: {answers[-1].headers[9:].decode(errors='replace').strip()}")
-        messages = [_stored(answer.headers, answer.body) for answer in answers if not answer.status]
-        return sorted(messages, key=lambda message: message.sequence)
+            messages = await self.stored(stream, {"multi_last": [subjects]}, timeout_s)
+            return sorted(messages, key=lambda message: message.sequence)
+        # one subject stands in the request's own, so that permissions can tell
+        question = Message(f"$JS.API.DIRECT.GET.{stream}.{subjects}", b"", b"")
+        return _messages(stream, await self.wire.request(question, timeout_s))
+
+    async def stored(self, stream: str, query: dict[str, Any], timeout_s: float = 5.0) -> list[Received]:
+        """Messages of a stream by a batched direct get (ADR-31), in the order the server gives them."""
+        question = Message(f"$JS.API.DIRECT.GET.{stream}", b"", json.dumps(query).encode())
+        return _messages(stream, await self.wire.request(question, timeout_s, many=True))
 
     def subscribe(self, subject: str, callback: Callable[[Received], None]) -> Callable[[], None]:
         def deliver(subject: bytes, _reply: bytes, headers: bytes, body: bytes) -> None:
@@ -102,14 +103,14 @@ class JetStreamSource:
         self._wire = wire
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._reset = f"$JS.API.CONSUMER.RESET.{stream}.{durable}"
-        self._info = f"$JS.API.STREAM.INFO.{stream}"
+        self._information = information(stream)
         self._resets = 0
         self._sid: bytes | None = None
         self._inbox = ""
         self._trouble = "not reset since the connection was made"
         self._queue: list[Received] = []
         self._acknowledgeable: deque[tuple[int, bytes]] = deque()
-        self._count = 0  # deliveries since the reset
+        self._count = self._sequence = 0  # deliveries since the reset, and the last one's place in the stream
         self._outstanding = 0
         self._answer_due = 0.0
         self._waiter: asyncio.Future[None] | None = None
@@ -117,12 +118,15 @@ class JetStreamSource:
 
     async def reset(self, sequence: int, timeout_s: float = 5.0) -> Position:
         self._stop_listening("a reset did not finish")
-        questions = self._ask(self._info, {}, timeout_s), self._ask(self._reset, {"seq": max(1, sequence)}, timeout_s)
+        connection = self._wire.reconnects
+        questions = self._ask(self._information, {}, timeout_s), self._ask(self._reset, {"seq": max(1, sequence)}, timeout_s)
         found = (await asyncio.gather(*questions))[0]
+        if not self._wire.connected or self._wire.reconnects != connection:
+            raise BusOutage("the connection to the bus was lost")
         self._resets += 1
         self._inbox = f"{self._wire.inbox}.{self.stream}.{self._resets}"
         self._sid = self._wire.subscribe(self._inbox, self._delivered)
-        self._trouble, self._count, self._outstanding = "", 0, 0
+        self._trouble, self._count, self._sequence, self._outstanding = "", 0, 0, 0
         return Position(identity=found["created"], last_sequence=found["state"]["last_seq"])
 
     async def pull(self, limit: int, wait_s: float) -> list[Received]:
@@ -180,13 +184,12 @@ class JetStreamSource:
             self._told(headers)
             return
         words = reply.split(b".")  # $JS.ACK.<stream>.<durable>.<deliveries>.<stream sequence>.<count>.<time>.<pending>
-        count = int(words[-3])
-        if count != self._count + 1:
-            self._stop_listening(f"delivery {count} came after delivery {self._count}")
+        count, sequence = int(words[-3]), int(words[-4])
+        if count != self._count + 1 or sequence <= self._sequence:
+            self._stop_listening(f"delivery {count} of event {sequence} came after {self._count} of {self._sequence}")
             return
-        self._count = count
+        self._count, self._sequence = count, sequence
         self._outstanding -= 1
-        sequence = int(words[-4])
         self._queue.append(Received(subject.decode(), headers[10:-2], body, sequence))
         self._acknowledgeable.append((sequence, reply))
         if self._waiter is not None:
@@ -244,6 +247,18 @@ class JetStreamSource:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def information(stream: str) -> str:
+    """Where provision lets a consumer ask what a stream is. JetStream's own subject would ask the asker's own account."""
+    return f"information.{stream}"
+
+
+def _messages(stream: str, answers: Sequence[Answer]) -> list[Received]:
+    """What a direct get answered, without the status that ends it (204: the end, 404: nothing)."""
+    if answers[-1].status not in (0, 204, 404):
+        raise BusOutage(f"no snapshot of {stream}: {answers[-1].headers[9:].decode(errors='replace').strip()}")
+    return [_stored(answer.headers, answer.body) for answer in answers if not answer.status]
 
 
 def _stored(headers: bytes, body: bytes) -> Received:
