@@ -48,13 +48,13 @@ class Admin:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return _seen(await self._ask(_QUESTION))
-        except (OSError, TimeoutError, msgspec.DecodeError, asyncio.IncompleteReadError):
+        except (OSError, TimeoutError):
             return None
 
     async def _ask(self, path: str) -> bytes:
         reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)
         try:
-            writer.write(f"GET {path} HTTP/1.0\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")
             return _unchunked(body) if b"chunked" in head.lower() else body
         finally:
