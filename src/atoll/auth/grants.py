@@ -1,0 +1,190 @@
+"""The three grants (RFC 6749 §4.3, §4.4, §6), with refresh token rotation and reuse detection (RFC 9700 §4.14.2).
+
+No statement runs while a password is hashed: that takes 20 ms, and a transaction that waits for it would hold up the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+
+import msgspec
+
+from atoll.auth import accounts
+from atoll.auth.accounts import Client, User
+from atoll.auth.configuration import Configuration
+from atoll.auth.oauth import Granted, OAuthError, TokenRequest
+from atoll.auth.passwords import Passwords
+from atoll.auth.signing import Signing
+from atoll.auth.sql import Transaction
+from atoll.database.ports import Database
+from atoll.delivery.envelope import new_id
+from atoll.tokens import Claims
+
+__all__ = ["Grants"]
+
+
+class _Session(msgspec.Struct, frozen=True):
+    """A refresh token with the sign-in it descends from."""
+
+    session_id: str
+    user_id: str
+    client_id: str
+    scope: str
+    expires_at: int
+    used_at: int | None
+    revoked_at: int | None
+
+
+class Grants:
+    """Answers token requests. `configuration` has issuer, audience and lifetimes."""
+
+    def __init__(self, database: Database, configuration: Configuration, passwords: Passwords, signing: Signing) -> None:
+        self._database = database
+        self._configuration = configuration
+        self._passwords = passwords
+        self._signing = signing
+
+    async def grant(self, request: TokenRequest) -> Granted:
+        """Raises OAuthError for the client's mistakes, NotSigning or Busy (503) when it can't be done now."""
+        await self._signing.check()
+        match request.grant_type:
+            case "password":
+                return await self._password(request)
+            case "refresh_token":
+                return await self._refresh(request)
+            case "client_credentials":
+                return await self._client_credentials(request)
+        raise OAuthError("unsupported_grant_type", "grant_type is password, refresh_token or client_credentials")
+
+    async def _password(self, request: TokenRequest) -> Granted:
+        username, password = request.required("username"), request.required("password")
+        client = await self._identified(request)
+        async with self._database.reader() as tx:
+            user = await accounts.user(tx, username)
+        good = await self._passwords.verify(user.password_hash if user else None, password)
+        if user is None or not good:
+            raise OAuthError("invalid_grant", "username or password is wrong")
+        scope = _narrowed(user.scope, request.scopes)
+        return await self._signed_in(user, client.id if client else "", scope)
+
+    async def _signed_in(self, user: User, client_id: str, scope: str) -> Granted:
+        """A new session with its first refresh token."""
+        now, session_id = int(time.time()), new_id()
+        async with self._database.transaction() as tx:
+            await _forget_sessions(tx, user.id, now)
+            await tx.execute(
+                "INSERT INTO sessions (id, user_id, client_id, scope, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+                *(session_id, user.id, client_id, scope, now, now + self._configuration.refresh_token_lifetime_s),
+            )
+            refresh_token = await self._issue(tx, session_id, now)
+        return self._granted(user.id, session_id, scope, refresh_token)
+
+    async def _refresh(self, request: TokenRequest) -> Granted:
+        digest = _digest(request.required("refresh_token"))
+        client = await self._identified(request)
+        now = int(time.time())
+        async with self._database.transaction() as tx:
+            session = await _session(tx, digest)
+            if session is None or session.client_id != (client.id if client else ""):
+                raise OAuthError("invalid_grant", "the refresh token is not known")
+            if session.revoked_at is not None:
+                raise OAuthError("invalid_grant", "the session was ended")
+            if now >= session.expires_at:
+                raise OAuthError("invalid_grant", "the refresh token has expired")
+            user = await accounts.user_of_id(tx, session.user_id)
+            if user is None:
+                raise OAuthError("invalid_grant", "the user is gone")
+            scope = _narrowed(_common(session.scope, user.scope), request.scopes)
+            refresh_token = await self._rotate(tx, session.session_id, digest, now)
+        if refresh_token is None:  # after the commit: raising inside would have undone the revocation
+            raise OAuthError("invalid_grant", "the refresh token was used before, so its session has been ended")
+        return self._granted(user.id, session.session_id, scope, refresh_token)
+
+    async def _rotate(self, tx: Transaction, session_id: str, digest: str, now: int) -> str | None:
+        """The next refresh token. None when this one was used already: somebody has a copy, so the session is revoked."""
+        used = await tx.execute("UPDATE refresh_tokens SET used_at = $1 WHERE digest = $2 AND used_at IS NULL", now, digest)
+        if not used:
+            await tx.execute("UPDATE sessions SET revoked_at = $1 WHERE id = $2", now, session_id)
+            return None
+        await tx.execute("DELETE FROM refresh_tokens WHERE session_id = $1 AND expires_at <= $2", session_id, now)
+        await tx.execute(
+            "UPDATE sessions SET expires_at = $1 WHERE id = $2", now + self._configuration.refresh_token_lifetime_s, session_id
+        )
+        return await self._issue(tx, session_id, now)
+
+    async def _client_credentials(self, request: TokenRequest) -> Granted:
+        """No refresh token: the client has its credentials (§4.4.3)."""
+        client = await self._identified(request)
+        if client is None:
+            raise OAuthError("invalid_client", "this grant is for clients that prove who they are")
+        return self._granted(client.id, new_id(), _narrowed(client.scope, request.scopes))
+
+    async def _identified(self, request: TokenRequest) -> Client | None:
+        """The client that proved itself. A name without a secret proves nothing and counts as none."""
+        if request.client is None or request.client.secret is None:
+            return None
+        async with self._database.reader() as tx:
+            client = await accounts.client(tx, request.client.id)
+        good = await self._passwords.verify(client.secret_hash if client else None, request.client.secret)
+        if client is None or not good:
+            raise OAuthError("invalid_client", "the client is not known or its secret is wrong")
+        return client
+
+    async def _issue(self, tx: Transaction, session_id: str, now: int) -> str:
+        token = secrets.token_urlsafe(32)
+        await tx.execute(
+            "INSERT INTO refresh_tokens (digest, session_id, expires_at) VALUES ($1, $2, $3)",
+            *(_digest(token), session_id, now + self._configuration.refresh_token_lifetime_s),
+        )
+        return token
+
+    def _granted(self, subject: str, session_id: str, scope: str, refresh_token: str = "") -> Granted:
+        now, lifetime_s = int(time.time()), self._configuration.access_token_lifetime_s
+        claims = Claims(
+            iss=self._configuration.issuer,
+            aud=self._configuration.audience,
+            sub=subject,
+            scope=scope,
+            iat=now,
+            exp=now + lifetime_s,
+            jti=new_id(),
+            sid=session_id,
+        )
+        return Granted(self._signing.sign(claims), lifetime_s, scope, "Bearer", refresh_token)
+
+
+async def _session(tx: Transaction, digest: str) -> _Session | None:
+    return await tx.one_or_none(
+        _Session,
+        "SELECT s.id AS session_id, s.user_id, s.client_id, s.scope, t.expires_at, t.used_at, s.revoked_at"
+        " FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.digest = $1",
+        digest,
+    )
+
+
+async def _forget_sessions(tx: Transaction, user_id: str, now: int) -> None:
+    """Those of this user that have expired, with their refresh tokens."""
+    ended = "SELECT id FROM sessions WHERE user_id = $1 AND expires_at <= $2"
+    await tx.execute(f"DELETE FROM refresh_tokens WHERE session_id IN ({ended})", user_id, now)
+    await tx.execute("DELETE FROM sessions WHERE user_id = $1 AND expires_at <= $2", user_id, now)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _narrowed(scope: str, wanted: frozenset[str] | None) -> str:
+    """The scopes that were asked for, in the order of `scope`. Raises OAuthError when one is not among them."""
+    if wanted is None:
+        return scope
+    had = scope.split()
+    if beyond := wanted.difference(had):
+        raise OAuthError("invalid_scope", f"not yours to have: {' '.join(sorted(beyond))}")
+    return " ".join(one for one in had if one in wanted)
+
+
+def _common(scope: str, other: str) -> str:
+    kept = set(other.split())
+    return " ".join(one for one in scope.split() if one in kept)

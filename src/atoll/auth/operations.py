@@ -1,0 +1,130 @@
+"""Auth's operations, and what they are given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+from starlette.responses import Response
+
+from atoll.auth import accounts, oauth
+from atoll.auth.accounts import Accounts, NewUser
+from atoll.auth.configuration import Configuration
+from atoll.auth.grants import Grants
+from atoll.auth.oauth import OAuthError
+from atoll.auth.passwords import Busy, Passwords
+from atoll.auth.signing import NotSigning, Signing
+from atoll.database.ports import Database
+from atoll.errors import Conflict, Unauthorized
+from atoll.service.parameters import Body, Header
+from atoll.service.principal import Principal
+from atoll.service.router import Router
+
+__all__ = ["operations"]
+
+_FORM_LIMIT_BYTES = 16_384
+_UNCACHED = {"cache-control": "no-store", "pragma": "no-cache"}  # RFC 6749 §5.1
+
+operations = Router("/auth")
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A user as everybody may see it."""
+
+    id: str
+    username: str
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Whose token it is, and the scopes that the token carries."""
+
+    id: str
+    username: str
+    scope: str
+
+
+@operations.post("/users", public=True, raises=[Conflict, Busy])
+async def register(user: NewUser, known: Accounts) -> Registered:
+    """Registers a user, who gets the default scopes."""
+    made = await known.register(user)
+    return Registered(made.id, made.username)
+
+
+@operations.post("/token", public=True, status=200, body_limit_bytes=_FORM_LIMIT_BYTES, raises=[NotSigning, Busy])
+async def token(
+    form: Annotated[bytes, Body()],
+    grants: Grants,
+    content_type: Annotated[str, Header()] = "",
+    authorization: Annotated[str, Header()] = "",
+) -> Response:
+    """Signs in, refreshes, or gives a client its token: RFC 6749, form-encoded.
+
+    `grant_type` is `password` (`username`, `password`), `refresh_token` (`refresh_token`) or `client_credentials` (HTTP Basic,
+    or `client_id` and `client_secret`); `scope` narrows what the token may do. Errors are RFC 6749's.
+    """
+    try:
+        granted = await grants.grant(oauth.read(content_type, authorization, form))
+    except OAuthError as error:
+        challenge = {"www-authenticate": 'Basic realm="auth"'} if error.status == 401 else {}
+        return _json(error.body, error.status, _UNCACHED | challenge)
+    return _json(granted, 200, _UNCACHED)
+
+
+@operations.get("/jwks", public=True)
+async def jwks(signing: Signing) -> Response:
+    """The public keys that tokens are verified with (RFC 7517)."""
+    return Response(signing.key_set.serialize(), media_type="application/json", headers={"cache-control": "public, max-age=60"})
+
+
+@operations.get("/me")
+async def me(caller: Principal, database: Database) -> Me:
+    """Whose token this is."""
+    scope = " ".join(sorted(caller.scopes))
+    async with database.reader() as tx:
+        if user := await accounts.user_of_id(tx, caller.id):
+            return Me(user.id, user.username, scope)
+        if client := await accounts.client(tx, caller.id):
+            return Me(client.id, client.id, scope)
+    raise Unauthorized("the token's user does not exist any more", hint="sign in again")
+
+
+@operations.provides()
+def configured() -> Configuration:
+    return Configuration.read(os.environ)
+
+
+@operations.provides()
+async def hashing() -> AsyncIterator[Passwords]:
+    passwords = Passwords()
+    yield passwords
+    passwords.close()
+
+
+@operations.provides()
+async def keys(database: Database) -> AsyncIterator[Signing]:
+    signing = Signing(database)
+    await signing.start()
+    yield signing
+    await signing.close()
+
+
+@operations.provides()
+def knowing(database: Database, configuration: Configuration, passwords: Passwords) -> Accounts:
+    return Accounts(database, configuration, passwords)
+
+
+@operations.provides()
+def granting(database: Database, configuration: Configuration, passwords: Passwords, signing: Signing) -> Grants:
+    return Grants(database, configuration, passwords, signing)
+
+
+@operations.on_start
+async def seed(known: Accounts) -> None:
+    """The users and clients that the configuration names exist from the first start."""
+    await known.seed()
+
+
+def _json(content: object, status: int, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
