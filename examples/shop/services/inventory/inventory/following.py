@@ -84,9 +84,7 @@ async def take_confirmed(event: AboutOrder, session: Session) -> None:
 @router.on("catalog.product_added")
 async def stock_product(event: ProductAdded, session: Session, settings: InventorySettings) -> None:
     """A product that is added again, or was counted before we heard of it, keeps the stock it has."""
-    await session.execute(
-        insert(Stock).values(sku=event.sku, on_hand=settings.initial_stock).on_conflict_do_nothing()
-    )
+    await session.execute(insert(Stock).values(sku=event.sku, on_hand=settings.initial_stock).on_conflict_do_nothing())
 
 
 async def _release(session: Session, order_id: UUID) -> None:

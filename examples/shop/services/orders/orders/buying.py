@@ -124,7 +124,9 @@ def _different_skus(lines: Sequence[NewLine]) -> list[str]:
     faults = []
     for place, line in enumerate(lines):
         if (first := seen.setdefault(line.sku, place)) != place:
-            faults.append({"field": f"lines[{place}].sku", "detail": f"is in lines[{first}] already: order it once, with the sum"})
+            faults.append(
+                {"field": f"lines[{place}].sku", "detail": f"is in lines[{first}] already: order it once, with the sum"}
+            )
     if faults:
         raise Invalid(faults=faults)
     return list(seen)

@@ -56,9 +56,7 @@ async def confirm(tx: Transaction, order_id: UUID) -> None:
     """Confirms it if it is still pending; an order that ended before stays as it ended."""
     if ended := await _end(tx, order_id, "confirmed", None):
         await tx.publish(
-            OrderConfirmed(
-                order_id=order_id, customer_id=ended.customer_id, total=ended.total, currency=ended.currency
-            )
+            OrderConfirmed(order_id=order_id, customer_id=ended.customer_id, total=ended.total, currency=ended.currency)
         )
 
 

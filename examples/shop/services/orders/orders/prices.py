@@ -57,9 +57,7 @@ async def learn_product(event: ProductAdded, tx: Transaction) -> None:
 
 @router.on("catalog.price_changed")
 async def learn_price(event: PriceChanged, tx: Transaction) -> None:
-    await tx.execute(
-        "UPDATE prices SET price = $2, currency = $3 WHERE sku = $1", event.sku, event.price, event.currency
-    )
+    await tx.execute("UPDATE prices SET price = $2, currency = $3 WHERE sku = $1", event.sku, event.price, event.currency)
 
 
 @router.on("catalog.product_retired")
@@ -69,9 +67,7 @@ async def forget_product(event: ProductRetired, tx: Transaction) -> None:
 
 async def prices_of(tx: Transaction, skus: Sequence[str]) -> dict[str, Price]:
     """Today's price of each. Raises UnknownSku that names every one that is not sold."""
-    rows = await tx.all(
-        Price, "SELECT sku, name, price, currency FROM prices WHERE sku = ANY($1) AND NOT retired", list(skus)
-    )
+    rows = await tx.all(Price, "SELECT sku, name, price, currency FROM prices WHERE sku = ANY($1) AND NOT retired", list(skus))
     found = {row.sku: row for row in rows}
     if missing := sorted(set(skus) - found.keys()):
         raise UnknownSku(f"not sold here: {', '.join(missing)}")

@@ -38,9 +38,7 @@ class OrderCancelled(Struct, frozen=True):
 
 
 @router.on("inventory.stock_reserved", alone=True)
-async def charge(
-    event: StockReserved, delivery: Delivery, database: Database, tx: Transaction, provider: CardProvider
-) -> None:
+async def charge(event: StockReserved, delivery: Delivery, database: Database, tx: Transaction, provider: CardProvider) -> None:
     async with database.transaction() as first:
         payment = await begin(first, _new(event, delivery.id))
     if payment.status == "charging":
@@ -75,9 +73,7 @@ async def _charge(payment: Payment, tx: Transaction, provider: CardProvider) -> 
             )
         )
     else:
-        await tx.publish(
-            PaymentDeclined(order_id=payment.order_id, customer_id=payment.customer_id, reason="card_declined")
-        )
+        await tx.publish(PaymentDeclined(order_id=payment.order_id, customer_id=payment.customer_id, reason="card_declined"))
 
 
 async def _charge_unwanted(payment: Payment, tx: Transaction, provider: CardProvider) -> None:
@@ -104,9 +100,7 @@ def _new(event: StockReserved, event_id: str) -> NewPayment:
 
 
 def _asked(payment: Payment) -> Charge:
-    return Charge(
-        reference=str(payment.order_id), amount=payment.amount, currency=payment.currency, method=payment.method
-    )
+    return Charge(reference=str(payment.order_id), amount=payment.amount, currency=payment.currency, method=payment.method)
 
 
 def _refunded(payment: Payment) -> PaymentRefunded:

@@ -1,0 +1,42 @@
+"""storefront: the web shop, a client of the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+from atoll import Service
+from starlette.requests import Request
+
+from storefront import account, cart, browsing, history
+from storefront.look import Look
+from storefront.seal import Seal
+from storefront.settings import StorefrontSettings
+from storefront.shop import Shop
+from storefront.visit import Visit
+
+service = Service("storefront", title="Storefront", version="1.0.0", database=None)
+for pages in (browsing, account, cart, history):
+    service.include(pages.router)
+
+
+@service.provides(lifetime="service")
+async def shop(settings: StorefrontSettings) -> AsyncIterator[Shop]:
+    checked = settings.checked()
+    async with httpx.AsyncClient(base_url=checked.atoll_gateway_url, timeout=checked.gateway_timeout_s) as http:
+        yield Shop(http)
+
+
+@service.provides(lifetime="service")
+def look() -> Look:
+    return Look()
+
+
+@service.provides(lifetime="service")
+def seal(settings: StorefrontSettings) -> Seal:
+    return Seal(settings.session_secret)
+
+
+@service.provides(lifetime="call")
+def visit(request: Request, shop: Shop, look: Look, seal: Seal) -> Visit:
+    return Visit(request, shop, look, seal)
