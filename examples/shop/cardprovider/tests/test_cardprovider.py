@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from cardprovider.app import provider
 from cardprovider.ledger import Ledger
 

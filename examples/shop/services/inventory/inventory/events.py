@@ -5,8 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID
 
-from atoll import Event
 from msgspec import Struct
+
+from atoll import Event
 
 __all__ = ["Shortage", "StockRejected", "StockReleased", "StockReserved"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from atoll import Service
-
 from inventory import counting, following
 from inventory.events import StockRejected, StockReleased, StockReserved
 

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from atoll.sqlite import Transaction
 from msgspec import Struct
+
+from atoll.sqlite import Transaction
 
 __all__ = ["Message", "messages_after", "messages_before"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from atoll import Header, Invalid, Page, Principal, Router
-from atoll.sqlite import Database, Transaction
 from msgspec import Meta
 from starlette.responses import StreamingResponse
 
+from atoll import Header, Invalid, Page, Principal, Router
+from atoll.sqlite import Database, Transaction
 from notifications.message import Message, messages_before
 from notifications.settings import NotificationSettings
 from notifications.tail import Tail

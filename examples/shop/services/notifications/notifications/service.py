@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from atoll import Service
-
 from notifications import reading, writing
 
 service = Service("notifications", title="Notifications", version="1.0.0", database="sqlite")

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
-from atoll.sqlite import Database
 
+from atoll.sqlite import Database
 from notifications.message import Message, messages_after
 
 __all__ = ["Tail"]

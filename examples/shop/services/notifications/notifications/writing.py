@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
+from msgspec import Struct
+
 from atoll import Router
 from atoll.sqlite import Transaction
-from msgspec import Struct
 
 __all__ = ["router"]
 

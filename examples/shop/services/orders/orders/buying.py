@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from uuid import UUID, uuid4
 
 import msgspec
-from atoll import Conflict, Invalid, NotFound, Page, Principal, Router
-from atoll.postgresql import Transaction
 from msgspec import Meta, Struct
 
+from atoll import Conflict, Invalid, NotFound, Page, Principal, Router
+from atoll.postgresql import Transaction
 from orders.events import OrderedLine, OrderPlaced
 from orders.order import COLUMNS, Line, Order, cancel
 from orders.prices import Price, UnknownSku, prices_of

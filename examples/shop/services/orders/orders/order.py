@@ -7,9 +7,9 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from atoll.postgresql import Transaction
 from msgspec import Struct
 
+from atoll.postgresql import Transaction
 from orders.events import OrderCancelled, OrderConfirmed
 
 __all__ = ["COLUMNS", "Line", "Order", "Status", "cancel", "confirm"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
+from msgspec import Struct
+
 from atoll import Refused, Router
 from atoll.postgresql import Transaction
-from msgspec import Struct
 
 __all__ = ["Price", "UnknownSku", "prices_of", "router"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from atoll import Delivery, Router
-from atoll.postgresql import Transaction
 from msgspec import Struct
 
+from atoll import Delivery, Router
+from atoll.postgresql import Transaction
 from orders.order import cancel, confirm
 
 __all__ = ["router"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from atoll import Service
-
 from orders import buying, prices, saga
 from orders.events import OrderCancelled, OrderConfirmed, OrderPlaced
 

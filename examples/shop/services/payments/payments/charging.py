@@ -11,10 +11,10 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID
 
-from atoll import Delivery, Outage, Router
-from atoll.sqlite import Database, Transaction
 from msgspec import Struct
 
+from atoll import Delivery, Outage, Router
+from atoll.sqlite import Database, Transaction
 from payments.events import PaymentAuthorized, PaymentDeclined, PaymentRefunded
 from payments.payment import NewPayment, Payment, begin, change, mark_cancelled
 from payments.provider import CardProvider, Charge

@@ -7,9 +7,10 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
+from msgspec import Struct
+
 from atoll import NotFound, Principal, Router
 from atoll.sqlite import Transaction
-from msgspec import Struct
 
 __all__ = ["router"]
 

@@ -15,8 +15,9 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from atoll.sqlite import Transaction
 from msgspec import Struct
+
+from atoll.sqlite import Transaction
 
 __all__ = ["NewPayment", "Payment", "Status", "begin", "change", "mark_cancelled"]
 

@@ -7,8 +7,9 @@ from decimal import Decimal
 from typing import Literal
 
 import httpx
-from atoll import Outage
 from msgspec import Struct, json
+
+from atoll import Outage
 
 __all__ = ["CardProvider", "Charge", "ProviderRefusal", "Receipt"]
 

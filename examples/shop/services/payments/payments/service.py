@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import httpx
-from atoll import Service
 
+from atoll import Service
 from payments import charging, looking
 from payments.events import PaymentAuthorized, PaymentDeclined, PaymentRefunded
 from payments.provider import CardProvider

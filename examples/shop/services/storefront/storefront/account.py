@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from atoll import Form, Router
 from msgspec import Struct
 from starlette.responses import Response
 
+from atoll import Form, Router
 from storefront.shop import Refusal
 from storefront.visit import Visit, friendly
 

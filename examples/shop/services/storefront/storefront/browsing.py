@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from atoll import NotFound, Router
 from starlette.responses import Response
 
+from atoll import NotFound, Router
 from storefront.look import ASSETS
 from storefront.shop import Page, Unavailable
 from storefront.visit import Visit, friendly

@@ -6,10 +6,10 @@ import asyncio
 from decimal import Decimal
 from typing import Annotated
 
-from atoll import Form, Router
 from msgspec import Struct
 from starlette.responses import Response
 
+from atoll import Form, Router
 from storefront.shop import Product, Refusal, Unavailable
 from storefront.visit import Visit, friendly
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from atoll import Form, Router
 from starlette.responses import Response
 
+from atoll import Form, Router
 from storefront.account import FormKey
 from storefront.shop import Refusal
 from storefront.visit import Visit, friendly

@@ -66,7 +66,7 @@ def picture(sku: str) -> Markup:
     hue = 160 + seed[0] % 50 if seed[1] % 3 else 22 + seed[0] % 16
     sun_x, sun_y, radius = 40 + seed[2] % 120, 34 + seed[3] % 40, 16 + seed[4] % 14
     waves = "".join(_wave(seed, row, hue) for row in range(4))
-    return Markup(  # noqa: S704  # numbers only
+    return Markup(  # numbers only
         f'<svg class="picture" viewBox="0 0 200 150" preserveAspectRatio="xMidYMid slice" aria-hidden="true">'
         f'<rect width="200" height="150" fill="hsl({hue} 34% 88%)"/>'
         f'<circle cx="{sun_x}" cy="{sun_y}" r="{radius}" fill="hsl({14 + seed[18] % 34} 68% 76%)"/>{waves}</svg>'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import httpx
-from atoll import Service
 from starlette.requests import Request
 
-from storefront import account, cart, browsing, history
+from atoll import Service
+from storefront import account, browsing, cart, history
 from storefront.look import Look
 from storefront.seal import Seal
 from storefront.settings import StorefrontSettings

@@ -7,7 +7,7 @@ from atoll.errors import SystemMistake
 
 __all__ = ["DEMO_SECRET", "StorefrontSettings"]
 
-DEMO_SECRET = "only-for-trying-the-shop-on-one-machine"  # noqa: S105  # refused anywhere else
+DEMO_SECRET = "only-for-trying-the-shop-on-one-machine"  # refused anywhere else
 
 
 class StorefrontSettings(Settings):
