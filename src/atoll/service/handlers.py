@@ -1,0 +1,66 @@
+"""Event handlers as the consumer wants them: `invoke(body, delivery, transaction)` by type of event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from atoll.delivery.handling import Delivery, Handler, Handlers
+from atoll.service import context
+from atoll.service.binding import body_reader
+from atoll.service.calls import Call
+from atoll.service.operations import From, Subscription
+
+if TYPE_CHECKING:
+    from atoll.service.injection import Injector
+    from atoll.service.router import Hook
+    from atoll.service.service import Service
+
+__all__ = ["build_handlers", "in_thread", "run_hooks"]
+
+
+def build_handlers(service: Service, injector: Injector) -> Handlers:
+    """By type, `<publisher>.<name>`. An event that does not fit its struct fails with Invalid, which names the fields."""
+    return {one.type: Handler(_invoke(one, injector), one.alone) for one in service.subscriptions}
+
+
+async def run_hooks(hooks: Iterable[Hook], injector: Injector) -> None:
+    """Start hooks once providers stand, stop hooks before they are cleaned up."""
+    for hook, arguments in hooks:
+        await injector.run(hook, arguments)
+
+
+async def in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """Runs a plain function beside the event loop, in a copy of this context."""
+    context_copy = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(None, partial(context_copy.run, function, **values))
+
+
+def _invoke(subscription: Subscription, injector: Injector) -> Callable[[bytes, Delivery, Any], Awaitable[None]]:
+    event = subscription.event
+    decode = body_reader(event.type)
+    injected = [one for one in subscription.arguments if one.source is not From.EVENT]
+    handler = subscription.handler
+    is_async = inspect.iscoroutinefunction(handler)
+
+    async def invoke(body: bytes, delivery: Delivery, transaction: Any) -> None:
+        call = Call()
+        call.delivery, call.transaction = delivery, transaction
+        token = context.enter(context.Trace(parent=delivery.traceparent, event_id=delivery.id))
+        try:
+            values = await injector.arguments(injected, call)
+            values[event.name] = decode(body)
+            await (handler(**values) if is_async else in_thread(handler, values))
+        except BaseException as error:
+            await call.close(error)
+            raise
+        else:
+            await call.close()
+        finally:
+            context.leave(token)
+
+    return invoke

@@ -1,0 +1,382 @@
+"""The HTTP side of a service: an ASGI application made from its operations.
+
+A request is routed, its token verified, its scope checked, its body read up to the limit, its input bound, its handler run
+in one transaction, and its result encoded, all before that transaction commits; the answer is sent after the commit. What
+raises on the way rolls back and becomes problem+json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from atoll.errors import Bug, Forbidden, Malformed, Refused, TooLarge, Unauthorized
+from atoll.service import annotations as types
+from atoll.service import context
+from atoll.service.binding import INJECTED, Binder
+from atoll.service.calls import Call
+from atoll.service.handlers import in_thread
+from atoll.service.operations import From, Operation
+from atoll.service.principal import Principal
+from atoll.service.problems import MEDIA_TYPE, Problem, problem_of
+from atoll.service.routes import Routes
+from atoll.system.budgets import BUDGETS
+
+if TYPE_CHECKING:
+    from atoll.service.injection import Injector
+    from atoll.service.service import Service
+
+__all__ = ["Answer", "App", "TokenMissing", "Verify", "build_app"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+Verify = Callable[[str], Principal]
+"""Turns a token into its Principal; raises Unauthorized."""
+
+_log = logging.getLogger("atoll.service")
+_FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
+_JSON = (b"content-type", b"application/json")
+_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
+
+
+class TokenMissing(Unauthorized):
+    """An operation that needs a token was called without one."""
+
+    code = "token_missing"
+
+    def __init__(self) -> None:
+        super().__init__("a token is required", hint="send the header authorization: Bearer <token>")
+
+
+class Answer:
+    """What is sent: an ASGI response made by the handler, or a status with a body."""
+
+    __slots__ = ("body", "headers", "response", "status")
+
+    def __init__(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]], response: ASGI | None = None) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self.response = response
+
+
+def build_app(service: Service, *, database: Any, verify: Verify, injector: Injector) -> App:
+    """The ASGI application of `service`. `database` is None for a service without one."""
+    kit = _Kit(database, verify, injector)
+    return App([(one.method, one.path, _Endpoint(one, kit)) for one in service.operations], _mounted(service, verify))
+
+
+class App:
+    """Dispatches by verb and path. What no operation answers goes to the application that the service mounts, if any."""
+
+    def __init__(self, endpoints: list[tuple[str, str, _Endpoint]], mounted: ASGI | None = None) -> None:
+        self._routes: Routes[_Endpoint] = Routes(endpoints)
+        self._mounted = mounted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        token = context.enter(_trace(scope["headers"]))
+        try:
+            await self._request(scope, receive, send)
+        finally:
+            context.leave(token)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._routes.find(scope["path"], scope.get("raw_path"))
+        if found is None:
+            if self._mounted is not None:
+                await self._mounted(scope, receive, send)
+            else:
+                await _send(scope, send, _answer_of(Problem(404, "not_found", f"there is no {scope['path'][:200]} here")))
+            return
+        verbs, path = found
+        method = scope["method"]
+        endpoint = verbs.get(method) or (verbs.get("GET") if method == "HEAD" else None)
+        if endpoint is None:
+            await _send(scope, send, _answer_of(_wrong_verb(method, verbs)))
+            return
+        await endpoint(Call(scope, receive, path), send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._mounted is not None:
+            await self._mounted(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """The runtime starts and stops what there is; a server that asks is told yes."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+class _Kit:
+    """What all operations of one running service share."""
+
+    __slots__ = ("database", "encode", "injector", "verify")
+
+    def __init__(self, database: Any, verify: Verify, injector: Injector) -> None:
+        self.database = database
+        self.verify = verify
+        self.injector = injector
+        self.encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
+
+
+class _Endpoint:
+    """One operation, ready to run."""
+
+    def __init__(self, operation: Operation, kit: _Kit) -> None:
+        self._operation = operation
+        self._kit = kit
+        self._bind = Binder(operation)
+        self._injected = tuple(one for one in operation.arguments if one.source in INJECTED)
+        self._handler = operation.handler
+        self._is_async = inspect.iscoroutinefunction(operation.handler)
+        self._timeout_s = operation.timeout_s or BUDGETS.handler_s
+        self._has_json = operation.one(From.BODY) is not None
+        self._has_form = operation.one(From.FORM) is not None or operation.one(From.FILE) is not None
+        self._has_request = operation.one(From.REQUEST) is not None
+        self._begin = self._transaction(kit.database) if operation.one(From.TRANSACTION) else None
+        self._headers = [] if operation.status == 204 else [_JSON]
+
+    def _transaction(self, database: Any) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        if database is None:
+            raise Bug(f"{self._operation.id} asks for a transaction, but there is no database")
+        begin: Callable[[], AbstractAsyncContextManager[Any]]
+        begin = database.reader if self._operation.method == "GET" else database.transaction
+        return begin
+
+    async def __call__(self, call: Call, send: Send) -> None:
+        try:
+            answer = await self._answer(call)
+        except Exception as error:
+            answer = _answer_of(problem_of(error))
+        if answer.response is not None:
+            await answer.response(call.scope, call.receive, send)
+        else:
+            await _send(call.scope, send, answer)
+
+    async def _answer(self, call: Call) -> Answer:
+        self._authorize(call)
+        limit = asyncio.timeout(self._timeout_s)
+        reading = True
+        try:
+            async with limit:
+                if self._has_json or self._has_form:
+                    call.body = await _read_body(call, self._operation.body_limit_bytes)
+                elif self._has_request:
+                    call.receive = _limited(call.receive, self._operation.body_limit_bytes)
+                if self._has_form:
+                    call.form = await _read_form(call)
+                reading = False
+                return await self._run(call)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise _too_late(self._timeout_s, reading) from None
+
+    def _authorize(self, call: Call) -> None:
+        """The token is verified even where none is needed, if one is there: a handler may ask who calls."""
+        operation = self._operation
+        bearer = _bearer(call.scope["headers"])
+        if bearer is None:
+            if not operation.public:
+                raise TokenMissing
+            return
+        if operation.public and operation.one(From.PRINCIPAL) is None:
+            return
+        call.principal = self._kit.verify(bearer)
+        if operation.scope is not None and operation.scope not in call.principal.scopes:
+            raise Forbidden(f"the token lacks the scope {operation.scope}", scope=operation.scope)
+
+    async def _run(self, call: Call) -> Answer:
+        """The answer is encoded before the commit: what can't be encoded must not have changed anything."""
+        values = self._bind(call)
+        try:
+            if self._begin is None:
+                answer = self._encode(await self._handle(call, values))
+            else:
+                async with self._begin() as call.transaction:
+                    answer = self._encode(await self._handle(call, values))
+        except BaseException as error:
+            await call.close(error)
+            raise
+        await call.close()
+        return answer
+
+    async def _handle(self, call: Call, values: dict[str, Any]) -> Any:
+        for one in self._injected:
+            if one.source is From.PRINCIPAL:
+                values[one.name] = call.principal
+            elif one.source is From.TRANSACTION:
+                values[one.name] = call.transaction
+            else:
+                values[one.name] = await self._kit.injector.value(one, call)
+        if self._is_async:
+            return await self._handler(**values)
+        return await in_thread(self._handler, values)
+
+    def _encode(self, result: Any) -> Answer:
+        if callable(result):  # a Starlette Response, or any ASGI application
+            return Answer(0, b"", [], result)
+        status = self._operation.status
+        if status == 204:
+            return Answer(204, b"", [])
+        return Answer(status, self._kit.encode(result), self._headers)
+
+
+async def _send(scope: Scope, send: Send, answer: Answer) -> None:
+    """A HEAD has the headers of its GET and no body (RFC 9110 §9.3.2)."""
+    headers = answer.headers
+    if answer.status != 204:
+        headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body})
+
+
+def _answer_of(problem: Problem) -> Answer:
+    return Answer(problem.status, problem.body(), [_PROBLEM, *problem.headers])
+
+
+def _wrong_verb(method: str, verbs: Mapping[str, Any]) -> Problem:
+    allowed = sorted({*verbs, *(["HEAD"] if "GET" in verbs else [])})
+    allow = ", ".join(allowed)
+    return Problem(
+        405, "method_not_allowed", f"{method} is not possible here, only {allow}", headers=((b"allow", allow.encode()),)
+    )
+
+
+def _too_late(timeout_s: float, reading: bool) -> Refused:
+    if reading:
+        return Refused(408, "body_timeout", f"the body did not arrive within {timeout_s:g} s")
+    _log.error("answered 504: the handler took longer than %g s", timeout_s)
+    return Refused(504, "handler_timeout", f"the answer was not ready within {timeout_s:g} s; nothing was changed")
+
+
+def _trace(headers: list[tuple[bytes, bytes]]) -> context.Trace:
+    request_id = parent = ""
+    for name, value in headers:
+        if name == b"x-request-id":
+            request_id = value.decode("latin-1")
+        elif name == b"traceparent":
+            parent = value.decode("latin-1")
+    return context.Trace(request_id, parent)
+
+
+def _bearer(headers: list[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else None
+    return None
+
+
+async def _read_body(call: Call, limit_bytes: int) -> bytes:
+    for name, value in call.scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
+            raise _too_large(limit_bytes)
+    message = await call.receive()
+    if not message.get("more_body", False) and message["type"] == "http.request":
+        body: bytes = message.get("body", b"")
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        return body
+    return await _read_rest(call, message, limit_bytes)
+
+
+async def _read_rest(call: Call, message: MutableMapping[str, Any], limit_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Malformed("the connection ended before the body did")
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+        message = await call.receive()
+
+
+def _limited(receive: Receive, limit_bytes: int) -> Receive:
+    """For handlers that read the body themselves."""
+    size = 0
+
+    async def limited() -> MutableMapping[str, Any]:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        return message
+
+    return limited
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit_bytes:,} bytes")
+
+
+async def _read_form(call: Call) -> Any:
+    media = next((value for name, value in call.scope["headers"] if name == b"content-type"), b"")
+    if media.split(b";", 1)[0].strip().lower() not in _FORMS:
+        raise Refused(
+            415,
+            "unsupported_media_type",
+            "this operation takes a form, application/x-www-form-urlencoded or multipart/form-data",
+        )
+    from starlette.exceptions import HTTPException
+    from starlette.formparsers import MultiPartException
+
+    try:
+        return await call.request().form()
+    except (HTTPException, MultiPartException) as error:
+        raise Malformed(f"the form can't be read: {getattr(error, 'detail', None) or error}") from None
+
+
+def _encode_other(value: Any) -> Any:
+    if types.is_pydantic(type(value)):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a {type(value).__qualname__} can't be encoded as JSON")
+
+
+def _mounted(service: Service, verify: Verify) -> ASGI | None:
+    """The service's own application, behind the token check unless it checks its callers itself."""
+    if service.app is None:
+        return None
+    from atoll.service.mounting import as_asgi
+
+    app: ASGI = as_asgi(service.app)
+    if service.app_public:
+        return app
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                bearer = _bearer(scope["headers"])
+                if bearer is None:
+                    raise TokenMissing
+                verify(bearer)
+            except Unauthorized as error:
+                await _send(scope, send, _answer_of(problem_of(error)))
+                return
+        await app(scope, receive, send)
+
+    return guarded

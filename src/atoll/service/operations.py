@@ -1,0 +1,437 @@
+"""What a handler's signature says, as frozen data. Everything that can't work is a SystemMistake with file and line here.
+
+An argument comes from, in this order: what its marker says; its type (Request, UploadFile, Principal, a transaction, a
+database, Settings, a provided type); the path, when its name stands there; the query, when one string can carry it; the
+body.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypedDict, get_type_hints
+
+from atoll.delivery.handling import Delivery
+from atoll.errors import AtollError, SystemMistake
+from atoll.service import annotations as types
+from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
+from atoll.service.principal import Principal
+from atoll.service.settings import Settings
+
+__all__ = ["REQUIRED", "Argument", "From", "Operation", "Options", "Subscription", "arguments_of", "declared_at"]
+
+REQUIRED: Any = inspect.Parameter.empty
+BODY_LIMIT_BYTES = 1 << 20
+_SEGMENT = re.compile(r"^(?:\{[A-Za-z_][A-Za-z0-9_]*(?::path)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+)$")
+_EVENT_TYPE = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$")
+_WITHOUT_BODY = ("GET", "DELETE")
+
+
+class From(enum.Enum):
+    """Where an argument comes from."""
+
+    PATH = "path"
+    QUERY = "query"
+    HEADER = "header"
+    COOKIE = "cookie"
+    BODY = "body"
+    FORM = "form"
+    FILE = "file"
+    REQUEST = "request"
+    PRINCIPAL = "principal"
+    TRANSACTION = "transaction"
+    DATABASE = "database"
+    DELIVERY = "delivery"
+    EVENT = "event"
+    PROVIDED = "provided"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a handler or provider. `wire` is its name outside, `whole` means that one struct takes all there is."""
+
+    name: str
+    source: From
+    type: Any
+    wire: str = ""
+    default: Any = REQUIRED
+    whole: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+
+class Options(TypedDict, total=False):
+    """What a decorator may say of an operation.
+
+    `scope`: the token must carry it. `public`: no token is needed. `status`: of a success; 201 for POST, 204 when nothing
+    is returned, else 200. `raises`: errors it declares. `timeout_s`: instead of the handler budget. `body_limit_bytes`:
+    instead of 1 MiB. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's
+    name. `tags`: for the API page.
+    """
+
+    scope: str
+    public: bool
+    status: int
+    raises: Sequence[type[AtollError]]
+    timeout_s: float
+    body_limit_bytes: int
+    streaming: bool
+    id: str
+    tags: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One verb on one path. `where` is file:line of its handler."""
+
+    id: str
+    method: str
+    path: str
+    handler: Callable[..., Any]
+    arguments: tuple[Argument, ...]
+    returns: Any
+    status: int
+    where: str
+    scope: str | None = None
+    public: bool = False
+    raises: tuple[type[AtollError], ...] = ()
+    timeout_s: float | None = None
+    body_limit_bytes: int = BODY_LIMIT_BYTES
+    streaming: bool = False
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def derive(
+        cls, method: str, path: str, handler: Callable[..., Any], options: Options, names: Mapping[str, Any] | None = None
+    ) -> Operation:
+        """`names` are the caller's locals, for annotations that only it knows. Raises SystemMistake."""
+        where = declared_at(handler)
+        hints = _hints(handler, where, names)
+        in_path = _parameters_of(path, where)
+        arguments = tuple(
+            _of_operation(parameter, hints, _Place(method, in_path, where)) for parameter in _parameters(handler, where)
+        )
+        returns = hints.get("return", Any)
+        operation = cls(
+            id=options.get("id", handler.__name__),
+            method=method,
+            path=path,
+            handler=handler,
+            arguments=arguments,
+            returns=returns,
+            status=options.get("status") or _status(method, returns),
+            where=where,
+            scope=options.get("scope"),
+            public=options.get("public", False),
+            raises=tuple(options.get("raises", ())),
+            timeout_s=options.get("timeout_s"),
+            body_limit_bytes=options.get("body_limit_bytes", BODY_LIMIT_BYTES),
+            streaming=options.get("streaming", types.is_streaming(returns)),
+            tags=tuple(options.get("tags", ())),
+        )
+        _check(operation, in_path)
+        return operation
+
+    def one(self, source: From) -> Argument | None:
+        """The first argument from `source`."""
+        return next((argument for argument in self.arguments if argument.source is source), None)
+
+    def providing(self, provided: Mapping[Any, Any]) -> Operation:
+        """The same once it is known what the service provides: a provided struct is no body."""
+        return replace(self, arguments=tuple(_settle(argument, provided) for argument in self.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A handler of one type of event, `<publisher>.<name>`. `alone`: one event per transaction."""
+
+    type: str
+    handler: Callable[..., Any]
+    arguments: tuple[Argument, ...]
+    where: str
+    alone: bool = False
+
+    @property
+    def source(self) -> str:
+        return self.type.split(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.type.split(".")[1]
+
+    @property
+    def event(self) -> Argument:
+        """The argument that takes the event's data."""
+        return next(argument for argument in self.arguments if argument.source is From.EVENT)
+
+    @classmethod
+    def derive(
+        cls, type: str, handler: Callable[..., Any], alone: bool, names: Mapping[str, Any] | None = None
+    ) -> Subscription:
+        """Raises SystemMistake."""
+        where = declared_at(handler)
+        if not _EVENT_TYPE.match(type):
+            raise SystemMistake(f"{type!r} is no event type", where=where, hint="<service>.<event>: inventory.stock_rejected")
+        hints = _hints(handler, where, names)
+        arguments = tuple(
+            _of_subscription(position, parameter, hints, where)
+            for position, parameter in enumerate(_parameters(handler, where))
+        )
+        if not arguments or arguments[0].source is not From.EVENT:
+            raise SystemMistake(
+                f"{handler.__name__}: the first argument of an event handler is the event",
+                where=where,
+                hint=f"async def {handler.__name__}(event: YourViewOfIt, …)",
+            )
+        _check_thread(handler, arguments, where)
+        return cls(type, handler, arguments, where, alone)
+
+    def providing(self, provided: Mapping[Any, Any]) -> Subscription:
+        return self
+
+
+def arguments_of(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> tuple[Argument, ...]:
+    """The arguments of a provider or hook: everything is injected."""
+    where = declared_at(function)
+    hints = _hints(function, where, names)
+    return tuple(_injected(parameter, hints[parameter.name], where) for parameter in _parameters(function, where))
+
+
+def declared_at(function: Callable[..., Any]) -> str:
+    """`file:line` of a function, for messages."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an argument stands: the operation's verb, the names in its path, file:line."""
+
+    method: str
+    in_path: tuple[str, ...]
+    where: str
+
+
+def _hints(function: Callable[..., Any], where: str, names: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, localns=dict(names or {}), include_extras=True)
+    except NameError as error:
+        raise SystemMistake(
+            f"{function.__name__}: the annotation {error.name!r} is not known when the service is imported",
+            where=where,
+            hint="import it at run time too, not only under TYPE_CHECKING, and above the handler",
+        ) from error
+
+
+def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parameter]:
+    parameters = list(inspect.signature(function).parameters.values())
+    for parameter in parameters:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise SystemMistake(
+                f"{function.__name__}: {parameter} can't be filled in",
+                where=where,
+                hint="name every argument; no *args, no **kwargs",
+            )
+        if parameter.annotation is parameter.empty:
+            raise SystemMistake(
+                f"{function.__name__}: {parameter.name!r} has no annotation",
+                where=where,
+                hint="its type decides where it comes from",
+            )
+    return parameters
+
+
+def _parameters_of(path: str, where: str) -> tuple[str, ...]:
+    if not path.startswith("/"):
+        raise SystemMistake(f"{path!r} must begin with a slash", where=where)
+    segments = path[1:].split("/") if path != "/" else []
+    for segment in segments:
+        if not _SEGMENT.match(segment):
+            raise SystemMistake(
+                f"{path!r}: {segment!r} is no path segment",
+                where=where,
+                hint="a literal or one {parameter}; no slash at the end",
+            )
+    if any(segment.endswith(":path}") for segment in segments[:-1]):
+        raise SystemMistake(f"{path!r}: only the last segment can take the rest of the path", where=where)
+    names = tuple(segment[1:-1].removesuffix(":path") for segment in segments if segment.startswith("{"))
+    if len(set(names)) < len(names):
+        raise SystemMistake(f"{path!r} names a parameter twice", where=where)
+    return names
+
+
+def _of_operation(parameter: inspect.Parameter, hints: Mapping[str, Any], place: _Place) -> Argument:
+    annotation, extras = types.split(hints[parameter.name])
+    markers = [extra() if extra in _MARKERS else extra for extra in extras if isinstance(extra, Marker) or extra in _MARKERS]
+    kept = tuple(extra for extra in extras if not isinstance(extra, Marker) and extra not in _MARKERS)
+    annotation = Annotated[(annotation, *kept)] if kept else annotation
+    if markers:
+        return _marked(parameter, annotation, markers[0], place)
+    return _by_type(parameter, annotation) or _by_shape(parameter, annotation, place)
+
+
+_MARKERS = (Query, Header, Cookie, Form, Body)
+
+
+def _marked(parameter: inspect.Parameter, annotation: Any, marker: Marker, place: _Place) -> Argument:
+    source = {Query: From.QUERY, Header: From.HEADER, Cookie: From.COOKIE, Form: From.FORM, Body: From.BODY}[type(marker)]
+    whole = not (types.is_scalar(annotation) or types.is_scalars(annotation)) or source is From.BODY
+    if whole and not types.is_bodylike(annotation) and not (source is From.BODY and _is_leaf(annotation)):
+        raise _unknown(parameter, annotation, place.where)
+    wire = marker.name or (parameter.name.replace("_", "-") if source is From.HEADER else parameter.name)
+    return Argument(parameter.name, source, annotation, wire, parameter.default, whole)
+
+
+def _is_leaf(annotation: Any) -> bool:
+    return types.is_scalar(annotation) or types.bare(annotation) in (bytes, Any, object)
+
+
+def _by_type(parameter: inspect.Parameter, annotation: Any) -> Argument | None:
+    """Arguments whose type says it all."""
+    inner = types.optional_of(annotation) or annotation
+    if types.is_request(annotation):
+        source = From.REQUEST
+    elif types.is_upload(annotation):
+        return Argument(parameter.name, From.FILE, annotation, parameter.name, _or_none(parameter, annotation))
+    elif inner is Principal:
+        return Argument(parameter.name, From.PRINCIPAL, annotation, "", _or_none(parameter, annotation))
+    elif types.transaction_flavour(annotation):
+        source = From.TRANSACTION
+    elif types.database_flavour(annotation):
+        source = From.DATABASE
+    elif annotation is Delivery:
+        source = From.DELIVERY
+    elif isinstance(annotation, type) and issubclass(annotation, Settings):
+        source = From.PROVIDED
+    else:
+        return None
+    return Argument(parameter.name, source, annotation)
+
+
+def _or_none(parameter: inspect.Parameter, annotation: Any) -> Any:
+    """`T | None` is not required, whether or not it says `= None`."""
+    return None if parameter.default is REQUIRED and types.optional_of(annotation) else parameter.default
+
+
+def _by_shape(parameter: inspect.Parameter, annotation: Any, place: _Place) -> Argument:
+    name = parameter.name
+    if name in place.in_path:
+        if not types.is_scalar(annotation):
+            raise SystemMistake(f"{name!r} stands in the path, but {_show(annotation)} is no scalar", where=place.where)
+        return Argument(name, From.PATH, annotation, name)
+    if types.is_scalar(annotation) or (types.is_scalars(annotation) and place.method in _WITHOUT_BODY):
+        return Argument(name, From.QUERY, annotation, name, _or_none(parameter, annotation))
+    if types.is_bodylike(annotation) and place.method not in _WITHOUT_BODY:
+        return Argument(name, From.BODY, annotation, name, _or_none(parameter, annotation), whole=True)
+    return _injected(parameter, annotation, place.where)
+
+
+def _injected(parameter: inspect.Parameter, annotation: Any, where: str) -> Argument:
+    known = _by_type(parameter, annotation)
+    if known is not None:
+        return known
+    is_class = isinstance(annotation, type) and annotation.__module__ != "builtins"
+    if not is_class and not types.is_bodylike(annotation):
+        raise _unknown(parameter, annotation, where)
+    return Argument(parameter.name, From.PROVIDED, annotation, "", parameter.default)
+
+
+def _of_subscription(position: int, parameter: inspect.Parameter, hints: Mapping[str, Any], where: str) -> Argument:
+    annotation = hints[parameter.name]
+    if position == 0:
+        if types.is_bodylike(annotation):
+            return Argument(parameter.name, From.EVENT, annotation)
+        raise SystemMistake(f"{_show(annotation)} can't hold an event", where=where, hint="a Struct with the fields you need")
+    argument = _injected(parameter, annotation, where)
+    if argument.source in (From.PRINCIPAL, From.REQUEST, From.FILE):
+        raise SystemMistake(
+            f"an event has no {argument.source.value}", where=where, hint="what it needs belongs into the event"
+        )
+    return argument
+
+
+def _settle(argument: Argument, provided: Mapping[Any, Any]) -> Argument:
+    if argument.source is From.BODY and _hashable(argument.type) and argument.type in provided:
+        return replace(argument, source=From.PROVIDED)
+    return argument
+
+
+def _hashable(annotation: Any) -> bool:
+    try:
+        hash(annotation)
+    except TypeError:
+        return False
+    return True
+
+
+def _check(operation: Operation, in_path: tuple[str, ...]) -> None:
+    where, name = operation.where, operation.handler.__name__
+    found = {argument.wire for argument in operation.arguments if argument.source is From.PATH}
+    if missing := [one for one in in_path if one not in found]:
+        raise SystemMistake(
+            f"{name}: {{{missing[0]}}} stands in {operation.path} but not in the signature",
+            where=where,
+            hint=f"def {name}({missing[0]}: …)",
+        )
+    bodies = [one for one in operation.arguments if one.source in (From.BODY, From.FORM, From.FILE)]
+    if bodies and operation.method == "GET":
+        raise SystemMistake(
+            f"{name}: a GET has no body, but {bodies[0].name!r} would come from one",
+            where=where,
+            hint="take query parameters: Annotated[T, Query()]",
+        )
+    if len([one for one in bodies if one.source is From.BODY]) > 1 or len({one.source is From.BODY for one in bodies}) > 1:
+        raise SystemMistake(
+            f"{name}: {', '.join(one.name for one in bodies)} would all come from one body",
+            where=where,
+            hint="put them into one struct",
+        )
+    _check_access(operation)
+    _check_thread(operation.handler, operation.arguments, where)
+
+
+def _check_access(operation: Operation) -> None:
+    where, name = operation.where, operation.handler.__name__
+    if operation.public and operation.scope:
+        raise SystemMistake(f"{name}: it can't be public and need a scope", where=where)
+    who = operation.one(From.PRINCIPAL)
+    if who and operation.public and who.required:
+        raise SystemMistake(f"{name}: a public operation may have no caller", where=where, hint=f"{who.name}: Principal | None")
+    if operation.one(From.DELIVERY):
+        raise SystemMistake(f"{name}: only an event handler has a Delivery", where=where)
+
+
+def _check_thread(handler: Callable[..., Any], arguments: Sequence[Argument], where: str) -> None:
+    """A plain function runs in a thread, where nothing of the event loop's can be awaited."""
+    if inspect.iscoroutinefunction(handler):
+        return
+    for argument in arguments:
+        if argument.source in (From.TRANSACTION, From.DATABASE):
+            raise SystemMistake(
+                f"{handler.__name__}: a plain function runs in a thread and can't await {argument.name!r}",
+                where=where,
+                hint=f"async def {handler.__name__}(…)",
+            )
+
+
+def _status(method: str, returns: Any) -> int:
+    if returns is type(None) or returns is None:
+        return 204
+    return 201 if method == "POST" else 200
+
+
+def _unknown(parameter: inspect.Parameter, annotation: Any, where: str) -> SystemMistake:
+    return SystemMistake(
+        f"{parameter.name}: {_show(annotation)} can come from nowhere",
+        where=where,
+        hint="a scalar, a Struct, Annotated[…, Query() | Header() | Cookie() | Form() | Body()], or a type that is provided",
+    )
+
+
+def _show(annotation: Any) -> str:
+    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)

@@ -1,0 +1,58 @@
+"""JSON schemas of types, for both contract documents. Named types become components, each under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from atoll.service import annotations as types
+from atoll.service.settings import Secret
+
+__all__ = ["Schemas"]
+
+_REF = "#/components/schemas/{name}"
+
+
+class Schemas:
+    """The schemas of `annotations`, made together so that equal names are told apart in one way."""
+
+    def __init__(self, annotations: Iterable[Any]) -> None:
+        self._known: list[Any] = []
+        for one in annotations:
+            if not any(one is other or one == other for other in self._known):
+                self._known.append(one)
+        plain = [one for one in self._known if not types.is_pydantic(one)]
+        schemas, components = msgspec.json.schema_components(plain, schema_hook=_hook, ref_template=_REF)
+        self.components: dict[str, Any] = dict(components)
+        self._schemas: list[tuple[Any, dict[str, Any]]] = list(zip(plain, schemas, strict=True))
+        for model in self._known:
+            if types.is_pydantic(model):
+                self._schemas.append((model, self._add_pydantic(model)))
+
+    def of(self, annotation: Any) -> dict[str, Any]:
+        """The schema, or a reference to it."""
+        return next(schema for known, schema in self._schemas if known is annotation or known == annotation)
+
+    def resolved(self, annotation: Any) -> Mapping[str, Any]:
+        """The schema itself, not a reference."""
+        schema = self.of(annotation)
+        while "$ref" in schema:
+            schema = self.components[schema["$ref"].rsplit("/", 1)[1]]
+        return schema
+
+    def _add_pydantic(self, model: Any) -> dict[str, Any]:
+        schema = model.model_json_schema(ref_template=_REF.format(name="{model}"))
+        self.components.update(schema.pop("$defs", {}))
+        self.components[model.__name__] = schema
+        return {"$ref": _REF.format(name=model.__name__)}
+
+
+def _hook(cls: type) -> dict[str, Any]:
+    """Types that msgspec does not know."""
+    if cls is Secret:
+        return {"type": "string", "writeOnly": True}
+    if types.is_pydantic(cls):
+        return {"title": cls.__name__, "type": "object"}
+    raise NotImplementedError(f"{cls.__qualname__} has no JSON schema")
