@@ -8,12 +8,16 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar, cast, overload
 
 _PAUSE_S = 0.01
 T = TypeVar("T")
 
 
+@overload
+async def until(condition: Callable[[], Awaitable[T]], timeout_s: float = 10.0, what: str = "") -> T: ...
+@overload
+async def until(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T: ...
 async def until(condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, what: str = "") -> T:
     """The first truthy value of `condition`, which may be a coroutine function. Fails the test after `timeout_s`."""
     end = time.monotonic() + timeout_s
