@@ -19,10 +19,11 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.files import write_initial
 from atoll.gateway.ir import Endpoint, Listener
-from atoll.gateway.known import Known, Replica, ServiceEntry, SystemEntry
+from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
+from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
 from tests.support.ports import free_port
 from tests.support.tokens import Mint
@@ -47,11 +48,11 @@ def contract(service: str, paths: Paths, **openapi: Any) -> Contract:
 
 
 def system(*contracts: Contract, **changes: Any) -> SystemEntry:
-    """Each service once, with all its contracts; the last is the newest."""
+    """Each service once, with all its contracts; the last given is the newest."""
     services: dict[str, ServiceEntry] = {}
     for one in contracts:
         earlier = services[one.service].digests if one.service in services else ()
-        services[one.service] = ServiceEntry("service", f"/{one.service}", (*earlier, one.digest))
+        services[one.service] = ServiceEntry("service", f"/{one.service}", (one.digest, *earlier))
     mint = Mint()
     entry = SystemEntry("shop", "http://localhost:8080", mint.issuer, mint.audience, services)
     return SystemEntry(**{**{name: getattr(entry, name) for name in entry.__struct_fields__}, **changes})
@@ -66,7 +67,7 @@ def known(*contracts: Contract, replicas: tuple[Replica, ...] = (), **changes: A
 
 
 def replica(of: Contract, name: str, address: str, beat: float = 0.0) -> Replica:
-    return Replica(of.service, name, address, of.digest, "1", beat)
+    return Replica(of.service, name, address, digest=of.digest, beat=beat)
 
 
 @dataclass

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
+from atoll.registry.replica import removal
 
 __all__ = ["Controller", "Environment", "run"]
 
@@ -133,6 +135,7 @@ class Controller:
         if self._snapshots:
             self._snapshots.cancel()
         self._live.clear()
+        self.known = replace(self.known, listening_since=time.time())
         self._snapshots = asyncio.get_running_loop().create_task(self._take_snapshots())
 
     async def _take_snapshots(self) -> None:
@@ -211,7 +214,7 @@ def _start(environment: Environment, folders: Folders) -> Known:
 
 
 def _updated(known: Known, received: Received) -> Known:
-    deleted = b"KV-Operation:" in received.headers
+    deleted = removal(received)
     subject = received.subject
     if subject.startswith(_REGISTRY[2]):
         key = subject.removeprefix(_REGISTRY[2])

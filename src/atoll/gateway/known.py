@@ -14,17 +14,18 @@ import msgspec
 
 from atoll.errors import Malformed
 from atoll.gateway.ir import Endpoint
+from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
 from atoll.tokens.keys import KeySet
 
 __all__ = ["STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
 
 # A replica whose last heartbeat is this much older than the newest one of all has gone without a word.
-STALE_S = 60.0
+STALE_S = 30.0
 
 
 class ServiceEntry(msgspec.Struct, frozen=True):
-    """One service in the document `system`. The last of `digests` is the newest contract."""
+    """One service in the document `system`. The first of `digests` is the newest contract."""
 
     kind: str = "service"
     prefix: str = ""
@@ -42,25 +43,18 @@ class SystemEntry(msgspec.Struct, frozen=True):
     fallback: str | None = None
 
 
-class Replica(msgspec.Struct, frozen=True):
-    """One entry of the registry. `beat` is in seconds since the epoch."""
-
-    service: str
-    replica: str
-    address: str
-    digest: str = ""
-    version: str = ""
-    beat: float = 0.0
-
-
 @dataclass(frozen=True)
 class Known:
-    """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`."""
+    """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`.
+
+    `listening_since` (epoch s) is when the bus was last connected: before that, nobody could be heard.
+    """
 
     system: SystemEntry
     contracts: Mapping[str, Contract] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     keys: KeySet = field(default_factory=KeySet)
+    listening_since: float = 0.0
 
     def with_keys(self, body: bytes) -> Known:
         """After a message on `keys.set`. An older set than the known one changes nothing. Raises Malformed."""
@@ -80,8 +74,8 @@ class Known:
     def with_replica(self, key: str, body: bytes) -> Known:
         """After a replica announced itself. Raises Malformed, also for an entry that speaks for another service."""
         entry = _decode(body, Replica, key)
-        if key.partition(".")[0] != entry.service:
-            raise Malformed(f"registry key {key} holds an entry of {entry.service}")
+        if entry.key != key:
+            raise Malformed(f"registry key {key} holds an entry of {entry.key}")
         try:
             Endpoint.parse(entry.address)
         except ValueError as error:
@@ -96,7 +90,8 @@ class Known:
     def present(self) -> tuple[Replica, ...]:
         """The replicas that are there. Silence counts only while others are heard: age is against the newest heartbeat."""
         newest = max((entry.beat for entry in self.replicas.values()), default=0.0)
-        return tuple(entry for _, entry in sorted(self.replicas.items()) if newest - entry.beat <= STALE_S)
+        heard = [(max(entry.beat, self.listening_since), entry) for _, entry in sorted(self.replicas.items())]
+        return tuple(entry for beat, entry in heard if newest - beat <= STALE_S)
 
     @property
     def view(self) -> tuple[Any, ...]:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import groupby
 
 from atoll.gateway.ir import PUBLIC, Cluster, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
-from atoll.gateway.known import Known, Replica
+from atoll.gateway.known import Known
 from atoll.gateway.offers import HEALTH, Offer, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
+from atoll.registry.replica import Replica
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Operation
 
