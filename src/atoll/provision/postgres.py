@@ -18,7 +18,7 @@ from atoll.errors import EngineOutage
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["Server", "provision", "tcp_url", "url"]
+__all__ = ["Server", "provision", "socket_url", "url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class Server:
     password: str
 
 
-def url(settings: engine.Settings, service: str, password: str) -> str:
-    """What the service `service` connects with: over the Unix socket where there is one."""
+def url(port: int, service: str, password: str) -> str:
+    """What the service `service` connects with, over TCP."""
+    return f"postgresql://{quote(service)}:{quote(password)}@127.0.0.1:{port}/{quote(service)}"
+
+
+def socket_url(settings: engine.Settings, service: str, password: str) -> str:
+    """The same over the Unix socket, a quarter cheaper per round trip; over TCP where its path would be too long."""
     place = engine.socket_folder(settings)
     if place is None:
-        return tcp_url(settings.port, service, password)
+        return url(settings.port, service, password)
     return f"postgresql://{quote(service)}:{quote(password)}@/{quote(service)}?host={quote(str(place))}&port={settings.port}"
-
-
-def tcp_url(port: int, service: str, password: str) -> str:
-    """The same over TCP, for what can't do otherwise."""
-    return f"postgresql://{quote(service)}:{quote(password)}@127.0.0.1:{port}/{quote(service)}"
 
 
 async def provision(server: Server, services: Mapping[str, str]) -> None:
