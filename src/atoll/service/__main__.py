@@ -13,7 +13,8 @@ import importlib
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from atoll.errors import AtollError, SystemMistake
 
@@ -30,7 +31,7 @@ def main() -> int:
             return _describe(arguments.module)
         return _run(arguments.module)
     except AtollError as error:
-        print(f"{os.environ.get('ATOLL_SERVICE', 'service')}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{os.environ.get('ATOLL_SERVICE', 'service')}: {error}\n")
         return EXIT_MISTAKE
 
 
@@ -58,10 +59,10 @@ def _run(module: str) -> int:
     return 0
 
 
-def _loop_runner() -> object:
+def _loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     try:
         import uvloop
-    except ImportError:
+    except ImportError:  # Windows: WSL2 has it
         return asyncio.run
     return uvloop.run
 

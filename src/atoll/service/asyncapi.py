@@ -35,7 +35,10 @@ def asyncapi_of(service: Service) -> dict[str, Any]:
         "defaultContentType": "application/json",
         "channels": channels,
         "operations": operations,
-        "components": {"schemas": dict(sorted(schemas.components.items()))},
+        "components": {
+            "schemas": dict(sorted(schemas.components.items())),
+            "messageTraits": {"event": {"contentType": "application/json", "headers": _HEADERS}},
+        },
     }
 
 
@@ -65,7 +68,7 @@ def _partition(count: int) -> dict[str, Any]:
 
 
 def _message(name: str, description: str, payload: dict[str, Any]) -> dict[str, Any]:
-    message = {"name": name, "contentType": "application/json", "headers": _HEADERS, "payload": payload}
+    message: dict[str, Any] = {"name": name, "traits": [{"$ref": "#/components/messageTraits/event"}], "payload": payload}
     if description and not description.startswith(f"{payload.get('title')}("):
         message["description"] = description
     return message

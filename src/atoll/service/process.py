@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from atoll.bus.ports import Bus
     from atoll.database.ports import Database
     from atoll.delivery.loops import Loops
-    from atoll.registry import Announcement
+    from atoll.registry.announcement import Announcement
     from atoll.service.service import Service
 
 __all__ = ["Process"]
@@ -117,7 +117,7 @@ class Process:
             self._start_loops(self._database, self._bus, injector)
         self._health.draining = False
         if self._bus is not None:
-            self._announce(self._bus)
+            await self._announce(self._bus)
         _log.info("%s serves on %s", self._environment.replica, self._environment.address or self._environment.listen)
 
     async def _open_database(self) -> None:
@@ -146,8 +146,9 @@ class Process:
         self._loops = Loops(station, build_handlers(self._service, injector))
         self._loops.start()
 
-    def _announce(self, bus: Bus) -> None:
-        from atoll.registry import Announcement, Replica
+    async def _announce(self, bus: Bus) -> None:
+        from atoll.registry.announcement import Announcement
+        from atoll.registry.replica import Replica
 
         self._announcement = Announcement(
             bus,
@@ -159,7 +160,7 @@ class Process:
                 version=self._service.version,
             ),
         )
-        self._announcement.start()
+        await self._announcement.start()
 
     def _principal(self, token: str) -> Principal:
         """The caller, as the token says; made once per token, judged at every call."""
@@ -232,6 +233,7 @@ def _server(app: Any) -> uvicorn.Server:
 
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         loop="none",
         http="httptools",
         ws="none",
