@@ -8,7 +8,6 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
 from uuid import UUID, uuid4
 
-import msgspec
 from msgspec import Meta, Struct
 
 from atoll import Conflict, Invalid, NotFound, Page, Principal, Router
@@ -47,7 +46,7 @@ async def place_order(order: NewOrder, me: Principal, tx: Transaction, settings:
             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {COLUMNS}""",
         uuid4(),
         me.id,
-        msgspec.json.encode(lines).decode(),
+        lines,
         total,
         vat_in(total, settings.vat_rate),
         _one_currency(prices.values()),
