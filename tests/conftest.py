@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.auth import auth, auth_url
 from tests.support.mongodb import mongod, mongodb_url
+from tests.support.postgresql import postgresql, postgresql_url
 
-__all__ = ["mongod", "mongodb_url"]
+__all__ = ["auth", "auth_url", "mongod", "mongodb_url", "postgresql", "postgresql_url"]

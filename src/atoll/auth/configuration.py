@@ -93,6 +93,8 @@ class _Secrets:
             self._fault(variable, f"{kind} {name} has no {_word(kind)}")
         elif not self._local and not own:
             self._fault(variable, f"{kind} {name} has its {_word(kind)} in the manifest, where everybody can read it")
+        elif not self._local and own in (declared.password, declared.secret):
+            self._fault(variable, f"{kind} {name} has no other {_word(kind)} than the one in the manifest")
         elif not self._local and len(own) < _SHORTEST_SECRET:
             self._fault(variable, f"{kind} {name} has a {_word(kind)} of fewer than {_SHORTEST_SECRET} characters")
         return Account(secret, declared.scopes)
