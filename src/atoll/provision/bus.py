@@ -69,10 +69,11 @@ class Administrator:
 
     def write(self, file: Path) -> bool:
         """Puts the configuration in place, whole or not at all, readable by us only. True when it differs from before."""
-        text = nats.configuration(self.plan, self.server, self.passwords)
-        with suppress(OSError):
-            if file.read_text() == text:
-                return False
+        before = file.read_text() if file.exists() else ""
+        retired = nats.accounts(before) - {nats.account(service.name) for service in self.plan.services}
+        text = nats.configuration(self.plan, self.server, self.passwords, retired)
+        if before == text:
+            return False
         fresh = file.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as out:

@@ -8,7 +8,8 @@ a reply subject is not checked against them, so an acknowledgement could be aime
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from atoll.bus.jetstream import information
 from atoll.bus.ports import MAX_PAYLOAD_BYTES
 from atoll.system.plan import AUTH, BusPlan, BusService
 
-__all__ = ["BusServer", "account", "admin", "configuration", "users"]
+__all__ = ["BusServer", "account", "accounts", "admin", "configuration", "users"]
 
 PLATFORM, SYSTEM = "PLATFORM", "SYS"
 PLATFORM_ADMIN, GATEWAY, SYSTEM_USER = "platform-admin", "gateway", "sys"
@@ -58,8 +59,12 @@ def account(service: str) -> str:
     return service.upper()
 
 
-def configuration(plan: BusPlan, server: BusServer, passwords: Mapping[str, str]) -> str:
-    """The text of nats.conf: the same for the same input."""
+def configuration(plan: BusPlan, server: BusServer, passwords: Mapping[str, str], retired: Collection[str] = ()) -> str:
+    """The text of nats.conf: the same for the same input.
+
+    `retired` are accounts of former services. They stay, with their streams and without users: an account that is removed and
+    comes back while the server runs is another one to it, and its durables answer nobody.
+    """
     top = {
         "listen": f"{server.host}:{server.port}",
         "server_name": server.name,
@@ -67,12 +72,18 @@ def configuration(plan: BusPlan, server: BusServer, passwords: Mapping[str, str]
         "jetstream": {"store_dir": str(server.store)} | ({"sync_interval": "always"} if server.sync_always else {}),
         "system_account": SYSTEM,
         "accounts": {
+            **{name: {"jetstream": "enabled"} for name in sorted(retired)},
             **{account(service.name): _service_account(plan, service, passwords) for service in plan.services},
             PLATFORM: _platform_account(plan, passwords),
             SYSTEM: {"users": [_user(SYSTEM_USER, passwords)]},
         },
     }
     return "# Written by atoll from the contracts; whatever is changed here is overwritten.\n" + "\n".join(_block(top)) + "\n"
+
+
+def accounts(text: str) -> set[str]:
+    """The accounts of services in a configuration written here."""
+    return set(re.findall(r"^  ([A-Z][A-Z0-9_-]*) \{$", text, re.MULTILINE)) - {PLATFORM, SYSTEM}
 
 
 def _service_account(plan: BusPlan, service: BusService, passwords: Mapping[str, str]) -> dict[str, Any]:
@@ -145,6 +156,8 @@ def _may_publish(service: BusService, plan: BusPlan) -> list[str]:
     allowed = [f"event.{service.name}.>", f"wake.{service.name}"]
     for source in service.sources:
         allowed += [*_durable(source.stream, service.name), information(source.stream)]
+        if source.stream == service.name:
+            allowed.append(_stream_info(service.name))  # the server checks what a mapping leads to, too
     allowed += _own_registry_keys(service.name)
     if service.name == AUTH:
         allowed.append("keys.>")
