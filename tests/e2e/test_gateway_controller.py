@@ -1,0 +1,266 @@
+"""The controller as a process of its own, between a real bus and a real Envoy."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from atoll.bus.jetstream import JetStreamBus
+from atoll.bus.ports import Message
+from atoll.engines import nats as nats_engine
+from atoll.engines.process import Command, Process
+from atoll.gateway.known import Known, SystemEntry
+from atoll.provision import nats
+from atoll.provision.bus import Administrator
+from atoll.system.contract import Contract
+from atoll.system.plan import BusPlan
+from tests.support.gateway import ROOT, Rig, Upstream, contract, gateway, load, replica, upstreams
+from tests.support.ports import free_port
+from tests.support.tokens import Mint
+from tests.support.waiting import until
+
+MINT = Mint()
+ORDERS = contract("orders", {"/orders": {"get": {"security": []}, "post": {"security": [{"token": []}]}}})
+NEWER = contract(
+    "orders",
+    {
+        "/orders": {"get": {"security": []}, "post": {"security": [{"token": []}]}},
+        "/orders/new": {"get": {"security": []}},
+    },
+)
+AUTH = contract("auth", {"/auth/me": {"get": {"security": [{"token": []}]}}})
+SYSTEM = {
+    "name": "shop",
+    "public_url": "http://localhost:8080",
+    "issuer": MINT.issuer,
+    "audience": MINT.audience,
+    "services": {"orders": {"kind": "service", "prefix": "/orders"}, "auth": {"kind": "service", "prefix": "/auth"}},
+}
+
+
+@dataclass
+class World:
+    """Everything that is there without services: bus, gateway, controller; `folder` is the test's."""
+
+    folder: Path
+    rig: Rig
+    admin: Administrator
+    bus: Process
+    controller: Process
+    http: httpx.AsyncClient
+
+    async def announce(self, *contracts: Contract) -> None:
+        await self.admin.announce(SYSTEM, {one.service: one for one in contracts})
+
+    async def put(self, key: str, body: bytes, headers: bytes = b"") -> None:
+        """An entry of the registry, as `orders` would write it."""
+        async with self.as_user("orders") as bus:
+            await bus.request(f"$KV.registry.{key}", body, headers)
+
+    async def register(self, of: Contract, name: str, upstream: Upstream) -> None:
+        entry = replica(of, name, upstream.address, time.time())
+        await self.put(entry.key, json.dumps({field: getattr(entry, field) for field in entry.__struct_fields__}).encode())
+
+    async def publish_keys(self, body: bytes, number: int = 1) -> None:
+        async with self.as_user("auth") as bus:
+            await bus.publish([Message("keys.set", f"Nats-Msg-Id: keys-{time.time_ns()}-{number}\r\n".encode(), body)])
+
+    def as_user(self, user: str) -> _Connection:
+        return _Connection(self.admin.server.url(user, self.admin.passwords[user]))
+
+    @property
+    def applied(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(Path(self.rig.folders.applied).read_bytes())
+        except OSError:
+            return {"endpoints": {}, "keys": [], "error": None, "version": 0}
+        return found
+
+    async def until_applied(self, *upstreams: Upstream) -> None:
+        expected = sorted(one.address for one in upstreams)
+        await until(lambda: sorted(self.applied["endpoints"].get("orders", [])) == expected, what=f"{expected} in applied.json")
+
+    async def status(self, path: str, token: str = "") -> int:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return (await self.http.request("POST" if token else "GET", self.rig.url + path, headers=headers)).status_code
+
+    async def until_status(self, status: int, path: str, token: str = "", timeout_s: float = 10.0) -> None:
+        async def seen() -> bool:
+            return await self.status(path, token) == status
+
+        await until(seen, timeout_s, f"{status} at {path}")
+
+
+class _Connection:
+    def __init__(self, url: str) -> None:
+        self._bus = JetStreamBus(url)
+
+    async def __aenter__(self) -> JetStreamBus:
+        await self._bus.start()
+        assert await self._bus.wait_connected(5)
+        return self._bus
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._bus.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        plan = BusPlan.of({"orders": ORDERS, "auth": AUTH})
+        server = nats.BusServer("test", free_port(), tmp_path / "nats")
+        admin = Administrator(plan, server, {user: f"pw-{user}" for user in nats.users(plan)})
+        admin.write(tmp_path / "nats.conf")
+        bus = Process.start(nats_engine.command(nats_engine.find(), tmp_path / "nats.conf", tmp_path / "nats.log"))
+        stack.callback(bus.kill)
+        await bus.wait_ready(lambda: nats_engine.ready("127.0.0.1", server.port))
+        await admin.apply(tmp_path / "nats.conf", fresh=True)
+        start = Known(SystemEntry("shop", "http://localhost:8080", MINT.issuer, MINT.audience))
+        rig = await stack.enter_async_context(gateway(tmp_path / "gateway", start))
+        controller = _controller(rig, server.url("gateway", "pw-gateway"))
+        stack.callback(lambda: made.controller.kill())
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        made = World(tmp_path, rig, admin, bus, controller, http)
+        yield made
+
+
+def _controller(rig: Rig, bus_url: str) -> Process:
+    environment = {
+        "ATOLL_BUS_URL": bus_url,
+        "ATOLL_GATEWAY_DIR": str(rig.root),
+        "ATOLL_GATEWAY_PORT": str(rig.listener.port),
+        "ATOLL_ENVOY_ADMIN": str(rig.admin),
+    }
+    arguments = (sys.executable, "-m", "atoll.gateway")
+    return Process.start(Command("controller", arguments, ROOT, rig.root / "controller.log", environment))
+
+
+def _get(world: World) -> Any:
+    return lambda http: http.get(world.rig.url + "/orders")
+
+
+async def test_from_nothing_to_a_routed_service(world: World) -> None:
+    assert await world.status("/orders") == 404
+
+    await world.announce(ORDERS, AUTH)
+    await world.until_status(503, "/orders")
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        await world.until_status(401, "/orders", MINT.token())
+        await world.publish_keys(MINT.key_set.serialize())
+        await world.until_status(200, "/orders", MINT.token())
+
+        await until(lambda: MINT.key.kid in world.applied["keys"])
+        assert world.applied["endpoints"]["orders"] == [one.address]
+        assert world.applied["error"] is None
+
+
+async def test_a_new_operation_and_replicas_come_and_go(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1", "orders-2") as (one, two):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        async with load(_get(world)) as traffic:
+            await world.announce(NEWER, AUTH)
+            await world.until_status(503, "/orders/new")
+            await world.register(NEWER, "orders-2", two)
+            await world.until_status(200, "/orders/new")
+            await world.until_applied(one, two)
+            await world.put("orders.orders-1", b"", b"KV-Operation: DEL\r\n")
+            await world.until_applied(two)
+            one.process.stop()
+            await traffic.reach(100)
+
+    assert traffic.failures == []
+
+
+async def test_what_cannot_be_read_changes_nothing(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1", "orders-2") as (one, two):
+        await world.register(ORDERS, "orders-1", one)
+        await world.publish_keys(MINT.key_set.serialize())
+        await world.until_status(200, "/orders", MINT.token())
+        for number, rubbish in enumerate((b"", b"{", b"[]", b"\xff", b'{"keys": 7}')):
+            await world.put("orders.orders-1", rubbish)
+            await world.publish_keys(rubbish, number)
+        await world.register(ORDERS, "orders-2", two)  # the controller has seen all of the above when it has seen this
+        await world.until_applied(one, two)
+
+        assert await world.status("/orders", MINT.token()) == 200
+
+
+async def test_traffic_goes_on_without_controller_and_bus_and_nothing_is_forgotten(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1", "orders-2") as (one, two):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        async with load(_get(world)) as traffic:
+            world.controller.kill()
+            await traffic.reach(50)
+            world.bus.kill()
+            with _again(world):  # a controller that starts while the bus is down goes on from its own disk
+                await traffic.reach(50)
+                assert world.applied["endpoints"]["orders"] == [one.address]
+                await _restart_bus(world, wiped=True)
+                await traffic.reach(50)
+                await world.register(ORDERS, "orders-2", two)
+                await world.until_applied(one, two)
+            await traffic.reach(50)
+
+    assert traffic.failures == []
+
+
+@contextmanager
+def _again(world: World) -> Iterator[None]:
+    world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
+    yield
+
+
+async def _restart_bus(world: World, *, wiped: bool) -> None:
+    import shutil
+
+    if wiped:
+        shutil.rmtree(world.admin.server.store)
+    world.bus.__dict__.update(
+        Process.start(nats_engine.command(nats_engine.find(), world.folder / "nats.conf", world.folder / "nats.log")).__dict__
+    )
+    await world.bus.wait_ready(lambda: nats_engine.ready("127.0.0.1", world.admin.server.port))
+    await world.admin.apply(world.folder / "nats.conf", fresh=True)
+
+
+async def test_envoy_may_die_and_come_back(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1", "orders-2") as (one, two):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_applied(one)
+        world.rig.process.kill()
+        await world.register(ORDERS, "orders-2", two)
+        await until(lambda: world.applied["error"])
+        world.rig.process = Process.start(world.rig.process.command)
+        await world.rig.wait_ready()
+        await world.until_applied(one, two)
+
+        assert await world.status("/orders") == 200
+        assert world.applied["error"] is None
+
+
+async def test_sigterm_ends_the_controller_and_leaves_envoy_alone(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    await world.until_status(503, "/orders")
+
+    os.kill(world.controller.pid, signal.SIGTERM)
+    await until(lambda: not world.controller.running)
+
+    assert await world.status("/orders") == 503
