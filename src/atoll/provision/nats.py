@@ -224,4 +224,4 @@ def _inline(value: Any) -> str:
         return "{ " + ", ".join(f"{key}: {_inline(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
-    return str(value) if isinstance(value, int) else json.dumps(value)
+    return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
