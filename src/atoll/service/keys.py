@@ -18,6 +18,7 @@ __all__ = ["KeyFeed"]
 
 _STREAM = "keys"
 _SUBJECT = "keys.set"
+_ALL = "keys.>"  # a snapshot is asked for as a whole: that is what services may ask
 _ASK_AGAIN_S = 0.25
 _log = logging.getLogger("atoll.service")
 
@@ -59,8 +60,9 @@ class KeyFeed:
     async def _snapshot(self) -> None:
         while self._bus is not None and self._bus.connected:
             try:
-                for message in await self._bus.latest(_STREAM, _SUBJECT):
-                    self._take(message.body)
+                for message in await self._bus.latest(_STREAM, _ALL):
+                    if message.subject == _SUBJECT:
+                        self._take(message.body)
                 return
             except BusOutage as outage:
                 _log.debug("no key set yet: %s", outage)
