@@ -1,0 +1,39 @@
+"""`atoll down`: stop the running system."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import click
+
+from atoll.cli.here import Here, here
+
+if TYPE_CHECKING:
+    from atoll.host.layout import Layout
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--delete-data", is_flag=True, help="Also delete .atoll/: databases, events, secrets, logs.")
+@here
+def command(here: Here, delete_data: bool) -> None:
+    """Stop the system: services drain, then engines; nothing is left running. Also cleans up after a kill -9."""
+    from atoll.host.stop import stop
+
+    stopped = stop(here.layout, click.echo)
+    if delete_data:
+        _delete(here.layout)
+        click.echo(f"deleted {here.layout.root}")
+    elif not stopped:
+        click.echo("nothing was running")
+
+
+def _delete(layout: Layout) -> None:
+    """A PostgreSQL cluster may lie elsewhere, where the user it runs as can reach it."""
+    from atoll.engines import postgres
+
+    for data in layout.data.glob("*/postgres"):
+        postgres.delete(postgres.Settings(data, port=0))
+    shutil.rmtree(layout.root, ignore_errors=True)

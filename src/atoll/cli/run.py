@@ -1,0 +1,46 @@
+"""`atoll run NAME`: one service in the foreground, for a terminal or a debugger."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from atoll.cli.here import Here, here
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("name")
+@here
+def command(here: Here, name: str) -> int:
+    """Run NAME here, with the database, credentials and routes it has in the running system.
+
+    Its supervised replicas go as soon as the gateway has found this one, and come back when it ends. `breakpoint()` works.
+    """
+    from atoll.host.control import hold
+
+    lent, connection = hold(here.layout, {"do": "lend", "name": name, "pid": os.getpid()}, click.echo)
+    click.echo(f"{lent['replica']} runs here on {lent['environment']['ATOLL_ADDRESS']}; Ctrl-C ends it")
+    sys.stdout.flush()
+    with connection:  # the place is given back when this closes
+        return _become(lent)
+
+
+def _become(lent: dict[str, Any]) -> int:
+    """In this very process when the interpreter is the same, so that a debugger which started it stays attached."""
+    argv: list[str] = lent["argv"]
+    os.environ.pop("PYTHONPATH", None)
+    os.environ.update(lent["environment"])
+    os.chdir(lent["folder"])
+    if argv[0] != sys.executable or argv[1:4] != ["-P", "-m", "atoll.service"]:
+        os.execvp(argv[0], argv)
+    from atoll.service.__main__ import main
+
+    started_in = ("", os.environ.get("PWD", ""), str(lent["system"]))
+    sys.path[:] = [entry for entry in sys.path if entry not in started_in]
+    sys.argv = argv[3:]
+    return main()

@@ -1,0 +1,165 @@
+"""The bus on this machine: nats-server under supervision, provisioned from contracts, changed while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from atoll.bus.jetstream import JetStreamBus
+from atoll.bus.ports import Message
+from atoll.engines import nats as engine
+from atoll.host.machine import Machine
+from atoll.host.probes import until_ready
+from atoll.host.processes import AUTH, LOOPBACK, ProcessSpec, auth_service, engine_process
+from atoll.provision import nats
+from atoll.provision.bus import Administrator
+from atoll.system.contract import Contract
+from atoll.system.manifest import System
+from atoll.system.plan import BusPlan
+
+__all__ = ["BusHost", "system_document"]
+
+NATS = "nats"
+
+
+@dataclass
+class BusHost:
+    """`contracts` are those whose permissions hold now, clients left out."""
+
+    machine: Machine
+    contracts: dict[str, Contract] = field(default_factory=dict)
+
+    @property
+    def server(self) -> nats.BusServer:
+        machine = self.machine
+        return nats.BusServer(machine.system.name, machine.ports.lease(NATS), machine.layout.data / NATS)
+
+    def url(self, user: str) -> str:
+        return self.server.url(user, self._password(user))
+
+    def version(self) -> str:
+        return engine.version(engine.find())
+
+    async def start(self, contracts: Mapping[str, Contract]) -> None:
+        """Returns when it takes connections; streams and durables come with `provision`. Raises EngineOutage."""
+        self.contracts = self._with_user(contracts)
+        self._administrator().write(self.machine.layout.nats_config)
+        await self.machine.supervisor.start(self._spec(), self._probe)
+
+    async def provision(self, contracts: Mapping[str, Contract], replicas: Collection[str]) -> None:
+        """Everything the contracts need, the registry rid of whoever is not among `replicas` (`orders.orders-1`)."""
+        for warning in BusPlan.of(self.contracts).warnings:
+            self.machine.say(f"warning: {warning}")
+        made = await self._administrator().make()
+        if made.leftovers:
+            self.machine.say(f"durables that nobody uses hold events back: {', '.join(made.leftovers)}")
+        await self.forget_others(replicas)
+        await self.announce(contracts)
+
+    async def announce(self, contracts: Mapping[str, Contract]) -> None:
+        await self._administrator().announce(system_document(self.machine.system), contracts)
+
+    async def widen(self, contracts: Mapping[str, Contract]) -> None:
+        """Permissions for the new contracts beside the old ones, as long as old replicas and their events are there."""
+        wanted = self._with_user(contracts)
+        both = {name: _union(self.contracts.get(name, contract), contract) for name, contract in wanted.items()}
+        await self._change(both)
+
+    async def narrow(self, contracts: Mapping[str, Contract]) -> None:
+        """Exactly what the contracts need."""
+        await self._change(self._with_user(contracts))
+
+    async def forget(self, key: str) -> None:
+        """Takes a replica (`orders.orders-1`) out of the registry, because it can't do so itself any more."""
+        bus = JetStreamBus(self.url(nats.PLATFORM_ADMIN), name="host")
+        await bus.start()
+        try:
+            await bus.wait_connected(2.0)
+            await bus.publish([Message(f"$KV.registry.{key}", b"KV-Operation: DEL\r\n", b"")])
+        finally:
+            await bus.close()
+
+    async def forget_others(self, replicas: Collection[str]) -> None:
+        """After a kill -9 of everything the registry still has replicas that will not come back under their names."""
+        bus = JetStreamBus(self.url(nats.PLATFORM_ADMIN), name="host")
+        await bus.start()
+        try:
+            await bus.wait_connected(5.0)
+            entries = await bus.latest(nats.REGISTRY, "$KV.registry.>")
+            alive = [entry.subject for entry in entries if b"KV-Operation" not in entry.headers]
+            gone = [subject for subject in alive if subject.removeprefix("$KV.registry.") not in replicas]
+            await bus.publish([Message(subject, b"KV-Operation: DEL\r\n", b"") for subject in gone])
+        finally:
+            await bus.close()
+
+    async def lag(self) -> dict[str, int]:
+        """Events that consumers have not acknowledged yet, by `source → consumer`, where there are any."""
+        found: dict[str, int] = {}
+        for stream, consumers in BusPlan.of(self.contracts).consumers.items():
+            if consumers:
+                found |= await self._lag_of(stream, list(consumers))
+        return {name: count for name, count in found.items() if count}
+
+    async def _lag_of(self, stream: str, consumers: list[str]) -> dict[str, int]:
+        bus = JetStreamBus(self.url(nats.admin(stream)), name="host")
+        await bus.start()
+        try:
+            await bus.wait_connected(5.0)
+            answers = [msgspec.json.decode(await bus.request(f"$JS.API.CONSUMER.INFO.{stream}.{one}")) for one in consumers]
+        finally:
+            await bus.close()
+        pairs = zip(consumers, answers, strict=True)
+        return {f"{stream} → {one}": info.get("num_pending", 0) + info.get("num_ack_pending", 0) for one, info in pairs}
+
+    async def _change(self, contracts: dict[str, Contract]) -> None:
+        self.contracts = contracts
+        administrator = self._administrator()
+        if administrator.write(self.machine.layout.nats_config):
+            await administrator.reload()
+        await administrator.make(prune=True)
+
+    def _with_user(self, contracts: Mapping[str, Contract]) -> dict[str, Contract]:
+        clients = {spec.name for spec in self.machine.system.services if spec.kind != "service"}
+        return {name: contract for name, contract in contracts.items() if name not in clients}
+
+    def _administrator(self) -> Administrator:
+        plan = BusPlan.of(self.contracts)
+        passwords = {user: self._password(user) for user in nats.users(plan)}
+        self.machine.secrets.save()
+        return Administrator(plan, self.server, passwords)
+
+    def _password(self, user: str) -> str:
+        return self.machine.secrets.of(f"bus.{user}")
+
+    def _spec(self) -> ProcessSpec:
+        layout = self.machine.layout
+        command = engine.command(engine.find(), layout.nats_config, layout.log(NATS))
+        return engine_process(NATS, "bus", command, port=self.server.port, variables=self.machine.variables)
+
+    async def _probe(self, _spec: ProcessSpec) -> None:
+        await until_ready(lambda: engine.ready(LOOPBACK, self.server.port))
+
+
+def _union(old: Contract, new: Contract) -> Contract:
+    """Publishes and consumes what either does."""
+    published = {event.name: event for event in (*old.publishes, *new.publishes)}
+    consumed = {(one.source, one.name): one for one in (*old.consumes, *new.consumes)}
+    return msgspec.structs.replace(new, publishes=tuple(published.values()), consumes=tuple(consumed.values()))
+
+
+def system_document(system: System) -> dict[str, Any]:
+    """What the gateway is told of the system, without digests."""
+    routed = [auth_service(system), *(spec for spec in system.services if spec.kind != "simulator")]
+    return {
+        "name": system.name,
+        "public_url": system.gateway.url,
+        "issuer": system.issuer,
+        "audience": system.name,
+        "fallback": system.gateway.fallback,
+        "services": {
+            spec.name: {"kind": "service" if spec.name == AUTH else spec.kind, "prefix": spec.prefix} for spec in routed
+        },
+    }

@@ -1,0 +1,181 @@
+"""What each service offers and needs, derived from its code in a child process that has no credentials.
+
+A derived contract is kept in `.atoll/contracts/` beside a digest of everything it depends on: the service's files, its
+interpreter and atoll's own. While that digest stands nothing is derived again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from atoll.errors import SystemMistake
+from atoll.host.guard import die_with_host
+from atoll.host.processes import AUTH, auth_kind, auth_service, passed
+from atoll.system.contract import Contract
+from atoll.system.files import load_contract
+from atoll.system.manifest import ServiceSpec, System
+
+__all__ = ["Deriver", "check", "service_files"]
+
+_TIMEOUT_S = 60.0
+_IGNORED = frozenset({"__pycache__", "node_modules", "venv", "tests", "build", "dist"})
+_ATOLL = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Deriver:
+    """`folder` is where derived contracts are kept, `variables` the host's environment."""
+
+    system: System
+    folder: Path
+    variables: Mapping[str, str]
+
+    async def contract(self, spec: ServiceSpec) -> Contract:
+        """The service's contract as its code stands now. Raises SystemMistake: what failed, with file and line."""
+        if spec.contract is not None:
+            return self._of(spec, load_contract(spec.contract))
+        inputs = await asyncio.to_thread(inputs_digest, spec, self._argv(spec))
+        cached = self._cached(spec, inputs)
+        if cached is not None:
+            return cached
+        document = await self._describe(spec)
+        contract = self._of(spec, Contract.parse(document, where=str(spec.folder)))
+        self._keep(spec, inputs, contract)
+        return contract
+
+    async def auth(self) -> Contract:
+        return await self.contract(auth_service(self.system))
+
+    def _argv(self, spec: ServiceSpec) -> tuple[str, ...]:
+        module = ("--module", "atoll.auth.service") if spec.name == AUTH else ()
+        return (str(spec.python or sys.executable), "-P", "-m", "atoll.service", "describe", *module)
+
+    def _environment(self, spec: ServiceSpec) -> dict[str, str]:
+        own = auth_kind(self.system) if spec.name == AUTH else {}
+        return {
+            **passed(self.variables),
+            **own,
+            "PYTHONSAFEPATH": "1",
+            "ATOLL_SERVICE": spec.name,
+            "ATOLL_FOLDER": str(spec.folder),
+        }
+
+    def _of(self, spec: ServiceSpec, contract: Contract) -> Contract:
+        if contract.service == spec.name:
+            return contract
+        hint = f'the folder, the package and Service("{spec.name}") bear one name'
+        raise SystemMistake(f"{spec.name} calls itself {contract.service!r}", where=spec.where, hint=hint)
+
+    def _cached(self, spec: ServiceSpec, inputs: str) -> Contract | None:
+        try:
+            if (self.folder / f"{spec.name}.inputs").read_text() != inputs:
+                return None
+            return load_contract(self.folder / f"{spec.name}.json")
+        except (OSError, SystemMistake):
+            return None
+
+    def _keep(self, spec: ServiceSpec, inputs: str, contract: Contract) -> None:
+        text = json.dumps(contract.document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for path, content in ((f"{spec.name}.json", text), (f"{spec.name}.inputs", inputs)):
+            draft = self.folder / f".{path}.draft"
+            draft.write_text(content, "utf-8")
+            os.replace(draft, self.folder / path)
+
+    async def _describe(self, spec: ServiceSpec) -> dict[str, object]:
+        child = await asyncio.create_subprocess_exec(
+            *self._argv(spec),
+            cwd=spec.folder,
+            env=self._environment(spec),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_host(),
+        )
+        try:
+            out, err = await asyncio.wait_for(child.communicate(), _TIMEOUT_S)
+        except TimeoutError:
+            hint = "importing a service must not connect, read or wait"
+            raise SystemMistake(f"{spec.name} took over {_TIMEOUT_S:g} s to import", where=spec.where, hint=hint) from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        if child.returncode:
+            raise _failure(spec, err.decode("utf-8", "replace"))
+        return dict(json.loads(out))
+
+
+def _failure(spec: ServiceSpec, errors: str) -> SystemMistake:
+    """What the child said; it names file and line itself, unless atoll is missing in its interpreter."""
+    if "No module named atoll" in errors or "No module named 'atoll" in errors:
+        hint = f"install it there: {spec.python} -m pip install atoll"
+        return SystemMistake(f"the interpreter of {spec.name} has no atoll", where=spec.where, hint=hint)
+    lines = [line for line in errors.strip().splitlines() if line.strip()]
+    start = next((i for i, line in enumerate(lines) if line.startswith(f"{spec.name}: ")), max(0, len(lines) - 12))
+    return SystemMistake("\n".join(lines[start:]) or f"{spec.name} can't be described", where="" if lines else spec.where)
+
+
+def service_files(folder: Path) -> Iterator[Path]:
+    """The files a service is made of: its folder without tests, environments, caches and everything hidden."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _IGNORED)
+        for name in sorted(names):
+            if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")):
+                yield Path(root, name)
+
+
+def inputs_digest(spec: ServiceSpec, argv: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(repr((argv, _stamps(Path(argv[0])), _atoll_stamp())).encode())
+    for path in service_files(spec.folder):
+        with suppress(OSError):
+            digest.update(str(path.relative_to(spec.folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _atoll_stamp() -> list[tuple[int, int]]:
+    """Changes whenever the part of atoll that derives contracts does."""
+    rooms = [_ATOLL, _ATOLL / "service", _ATOLL / "system"]
+    return [stamp for room in rooms for path in sorted(room.glob("*.py")) for stamp in _stamps(path)]
+
+
+def _stamps(path: Path) -> list[tuple[int, int]]:
+    with suppress(OSError):
+        found = path.stat()
+        return [(found.st_mtime_ns, found.st_size)]
+    return []
+
+
+def check(system: System, contracts: Mapping[str, Contract]) -> None:
+    """What no service can see alone: paths outside its prefix. Raises SystemMistake."""
+    for name, contract in contracts.items():
+        spec = auth_service(system) if name == AUTH else system.service(name)
+        _check_paths(system, spec, contract)
+
+
+def _check_paths(system: System, spec: ServiceSpec, contract: Contract) -> None:
+    others = {other.prefix: other.name for other in (*system.services, auth_service(system)) if other.name != spec.name}
+    for operation in contract.operations:
+        if not _below(operation.path, spec.prefix):
+            hint = f'move it below {spec.prefix}, or grant another prefix: [services.{spec.name}] prefix = "/…"'
+            raise SystemMistake(
+                f"{spec.name} offers {operation.path}, outside its prefix {spec.prefix}", where=spec.where, hint=hint
+            )
+        for prefix, owner in others.items():
+            if len(prefix) > len(spec.prefix) and _below(operation.path, prefix):
+                hint = "paths under another service's prefix are that service's"
+                raise SystemMistake(
+                    f"{spec.name} offers {operation.path}, which belongs to {owner}", where=spec.where, hint=hint
+                )
+
+
+def _below(path: str, prefix: str) -> bool:
+    return prefix == "/" or path == prefix or path.startswith(f"{prefix}/")

@@ -1,0 +1,152 @@
+"""The gateway on this machine: Envoy and its controller under supervision, and what the controller confirms."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.engines import envoy as engine
+from atoll.errors import AtollError, SystemMistake
+from atoll.gateway.files import write_initial
+from atoll.gateway.ir import Endpoint, Listener
+from atoll.gateway.known import Known, ServiceEntry, SystemEntry
+from atoll.host.bus import system_document
+from atoll.host.machine import Machine
+from atoll.host.ports import is_free, port_holder
+from atoll.host.probes import until_ready
+from atoll.host.processes import LOOPBACK, ProcessSpec, engine_process, passed
+from atoll.system.contract import Contract
+
+__all__ = ["GatewayHost"]
+
+ENVOY, CONTROLLER = "envoy", "gateway"
+_PAUSE_S = 0.005
+_CONFIRM_S = 5.0
+
+
+@dataclass
+class GatewayHost:
+    machine: Machine
+
+    @property
+    def root(self) -> Path:
+        return self.machine.layout.gateway
+
+    @property
+    def port(self) -> int:
+        return self.machine.system.gateway.port
+
+    @property
+    def admin(self) -> Endpoint:
+        return Endpoint(LOOPBACK, self.machine.ports.lease("envoy.admin"))
+
+    def version(self) -> str:
+        return engine.version(engine.find())
+
+    def check_port(self) -> None:
+        """Raises SystemMistake that says who has the gateway's port."""
+        if is_free(self.port):
+            return
+        who = port_holder(self.port) or "another process"
+        raise SystemMistake(
+            f"port {self.port}, the gateway's, is taken by {who}",
+            where=str(self.machine.system.folder / "atoll.toml"),
+            hint="stop that, choose another [gateway] port, or let `atoll up --isolated` choose one",
+        )
+
+    def write(self, contracts: Mapping[str, Contract], replicas: Mapping[str, str]) -> None:
+        """What Envoy and the controller begin with: keys and `replicas` (key → address) as they were known last."""
+        document = system_document(self.machine.system)
+        entries = {
+            name: ServiceEntry(**entry, digests=(contracts[name].digest,))
+            for name, entry in document.pop("services").items()
+            if name in contracts
+        }
+        known = Known(
+            SystemEntry(**document, services=entries),
+            contracts={f"{name}.{contract.digest}": contract for name, contract in contracts.items()},
+        )
+        with suppress(OSError, AtollError):
+            last = Known.parse((self.root / "inputs.json").read_bytes())
+            kept = {key: one for key, one in last.replicas.items() if replicas.get(key) == one.address}
+            known = replace(known, keys=last.keys, replicas=kept)
+        write_initial(self.root, Listener(LOOPBACK, self.port), self.admin, known)
+
+    async def start(self, bus_url: str) -> None:
+        """Returns when Envoy takes connections; the controller goes on by itself. Raises EngineOutage."""
+        engine.check_inotify()
+        supervisor = self.machine.supervisor
+        await asyncio.gather(
+            supervisor.start(self._envoy(), self._probe),
+            supervisor.start(self._controller(bus_url), _at_once),
+        )
+
+    async def confirm(self, service: str, address: str) -> bool:
+        """Waits until Envoy sends requests for `service` to `address`; False when that takes too long."""
+        return await self._until(lambda endpoints: address in endpoints.get(service, ()), _CONFIRM_S)
+
+    async def confirm_all(self, addresses: Mapping[str, set[str]], timeout_s: float) -> bool:
+        """The same for every service's whole set."""
+        return await self._until(
+            lambda found: all(want <= set(found.get(name, ())) for name, want in addresses.items()), timeout_s
+        )
+
+    async def _until(self, condition: Any, timeout_s: float) -> bool:
+        end = time.monotonic() + timeout_s
+        while not condition(self.applied().get("endpoints", {})):
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(_PAUSE_S)
+        return True
+
+    def applied(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.root / "applied.json").read_bytes()))
+        except (OSError, ValueError):
+            return {}
+
+    def forget_applied(self) -> None:
+        """What a former controller reported says nothing about this Envoy; the count of versions goes on."""
+        applied = self.applied()
+        if applied:
+            draft = self.root / ".applied.json.draft"
+            draft.write_bytes(msgspec.json.encode({**applied, "endpoints": {}}))
+            draft.replace(self.root / "applied.json")
+
+    def _envoy(self) -> ProcessSpec:
+        command = engine.command(engine.find(), self.root / "bootstrap.json", self.machine.layout.log(ENVOY))
+        return engine_process(ENVOY, "gateway", command, port=self.port, variables=self.machine.variables)
+
+    def _controller(self, bus_url: str) -> ProcessSpec:
+        own = {
+            "ATOLL_BUS_URL": bus_url,
+            "ATOLL_GATEWAY_DIR": str(self.root),
+            "ATOLL_GATEWAY_PORT": str(self.port),
+            "ATOLL_ENVOY_ADMIN": str(self.admin),
+        }
+        return ProcessSpec(
+            name=CONTROLLER,
+            kind="gateway",
+            argv=(sys.executable, "-P", "-m", "atoll.gateway"),
+            folder=self.root,
+            log=self.machine.layout.log(CONTROLLER),
+            environment={**passed(self.machine.variables), **own},
+            ready="started",
+            stop_timeout_s=5.0,
+        )
+
+    async def _probe(self, _spec: ProcessSpec) -> None:
+        await until_ready(lambda: engine.ready(self.admin.host, self.admin.port))
+
+
+async def _at_once(_spec: ProcessSpec) -> None:
+    """A process whose health shows in what it does."""

@@ -1,0 +1,445 @@
+"""The host: brings a system up in dependency order, keeps it up, obeys commands, takes it down.
+
+contracts (derived beside each other) ─┬─ databases ── services ─┐
+                                       ├─ bus ── provision ──────┼─ confirmed by the gateway ── settled
+                                       └─ gateway ───────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import AtollError, EngineOutage, SystemMistake
+from atoll.host import processes, state
+from atoll.host.bus import BusHost
+from atoll.host.contracts import Deriver, check
+from atoll.host.control import Control
+from atoll.host.databases import Databases
+from atoll.host.gateway import GatewayHost
+from atoll.host.guard import Reaper
+from atoll.host.layout import Layout
+from atoll.host.lock import Lock
+from atoll.host.machine import Machine, Options
+from atoll.host.ports import Ports
+from atoll.host.probes import probe
+from atoll.host.processes import AUTH, Known, ProcessSpec, Slot, auth_service
+from atoll.host.replicas import Replicas
+from atoll.host.secrets import Secrets
+from atoll.host.sessions import start_time
+from atoll.host.settle import Unsettled, settle
+from atoll.host.supervise import Died, Supervisor
+from atoll.system import files
+from atoll.system.contract import Contract
+from atoll.system.manifest import ServiceSpec
+
+__all__ = ["Host", "Report", "run"]
+
+_CONFIRM_S = 10.0
+_SETTLE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Whom the host tells: single lines, and once that the system is up (with the summary)."""
+
+    say: Callable[[str], None]
+    ready: Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Lent:
+    """A service whose place a foreground process (`atoll run`) has; `count` replicas come back after it."""
+
+    slot: Slot
+    pid: int
+    count: int
+
+
+@dataclass
+class Host:
+    """One running system. Made with the lock held and the reaper running; `serve` is its whole life."""
+
+    machine: Machine
+    options: Options
+    report: Report
+    reaper: Reaper
+    contracts: dict[str, Contract] = field(default_factory=dict)
+    urls: dict[str, str] = field(default_factory=dict)
+    down: dict[str, str] = field(default_factory=dict)
+    lent: dict[str, Lent] = field(default_factory=dict)
+    ready: bool = False
+
+    def __post_init__(self) -> None:
+        self.system = self.machine.system
+        self.layout = self.machine.layout
+        self.supervisor = self.machine.supervisor
+        self.say = self.machine.say
+        self.started = start_time(os.getpid())
+        self.stopping = asyncio.Event()
+        self.bus = BusHost(self.machine)
+        self.gateway = GatewayHost(self.machine)
+        self.databases = Databases(self.machine)
+        self.replicas = Replicas(self.machine, self.plan, self.gateway.confirm)
+        self.deriver = Deriver(self.system, self.layout.contracts, self.machine.variables)
+        self.control = Control(self.layout.control, self.obey)
+
+    # the life
+
+    async def serve(self) -> None:
+        """Up, until a signal or `down`; then down, whatever happened. Raises what made it impossible."""
+        self.supervisor.watch()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stopping.set)
+        try:
+            await self.control.start()
+            if await self._unless_stopped(self.up()):
+                self.report.ready(self.summary())
+                await self._unless_stopped(self._reload())
+                await self.stopping.wait()
+        finally:
+            await self.end()
+
+    async def _unless_stopped(self, work: Awaitable[Any]) -> bool:
+        """Whether `work` was finished before somebody wanted the host to stop. Raises what it raises."""
+        working, stopping = asyncio.ensure_future(work), asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+            return False
+        working.result()
+        return True
+
+    async def up(self) -> None:
+        self.gateway.check_port()
+        opening: dict[str, asyncio.Task[None]] = {}
+        deriving = {spec.name: asyncio.create_task(self._derive(spec, opening)) for spec in self._own_services()}
+        try:
+            await _all(deriving.values())
+            check(self.system, self.contracts)
+            self._compare()
+            self.gateway.forget_applied()
+            self.gateway.write(self.contracts, self._planned())
+            simulators = [asyncio.create_task(self._start_simulator(spec)) for spec in self._simulators()]
+            starting = asyncio.create_task(self.gateway.start(self.bus.url("gateway")))
+            await self.bus.start(self.contracts)
+            provisioning = asyncio.create_task(self.bus.provision(self.contracts, self._planned()))
+            await _all(simulators)
+            serving = [asyncio.create_task(self._start_service(spec, opening[spec.name])) for spec in self._own_services()]
+            await _all([starting, provisioning, *serving])
+        except BaseException:
+            for task in (*deriving.values(), *opening.values()):
+                task.cancel()
+            raise
+        await self._settle()
+        self.ready = True
+        self._record()
+
+    def _own_services(self) -> list[ServiceSpec]:
+        """Everything with a contract; auth first."""
+        return [auth_service(self.system), *(spec for spec in self.system.services if spec.kind != "simulator")]
+
+    def _simulators(self) -> list[ServiceSpec]:
+        return [spec for spec in self.system.services if spec.kind == "simulator"]
+
+    def spec(self, service: str) -> ServiceSpec:
+        return auth_service(self.system) if service == AUTH else self.system.service(service)
+
+    async def _derive(self, spec: ServiceSpec, opening: dict[str, asyncio.Task[None]]) -> None:
+        """The contract; the database is opened as soon as its kind is known, without waiting for other contracts."""
+        contract = await self.deriver.contract(spec)
+        self.contracts[spec.name] = contract
+        opening[spec.name] = asyncio.create_task(self._open_database(spec, contract))
+
+    async def _open_database(self, spec: ServiceSpec, contract: Contract) -> None:
+        external = self.system.auth.database_url if spec.name == AUTH else spec.database_url
+        self.urls[spec.name] = await self.databases.open(spec.name, contract.database, external)
+
+    async def _start_simulator(self, spec: ServiceSpec) -> None:
+        slot = self.replicas.slot(spec.name, 1)
+        await self.supervisor.start(processes.simulator(self.system, spec, slot, self.known()), probe)
+
+    async def _start_service(self, spec: ServiceSpec, opening: asyncio.Task[None]) -> None:
+        """A database that can't be had takes down this service only; code that can't start is a mistake of the whole."""
+        try:
+            await opening
+        except EngineOutage as outage:
+            self._is_down(spec.name, outage)
+            return
+        count = self._count(spec)
+        if count and spec.name not in self.options.excluded:
+            await self.replicas.start(spec.name, count)
+
+    def _count(self, spec: ServiceSpec) -> int:
+        if self.contracts[spec.name].database == "sqlite" and spec.replicas > 1:
+            self.say(f"warning: {spec.name} has its data in SQLite, so it runs once, not {spec.replicas} times")
+            return 1
+        return spec.replicas
+
+    def _is_down(self, service: str, outage: AtollError) -> None:
+        hint = f" ({outage.hint})" if outage.hint else ""
+        self.down[service] = f"{outage.detail}{hint}"
+        self.say(f"{service} is down: {self.down[service]}")
+
+    def _compare(self) -> None:
+        own = {name: one for name, one in self.contracts.items() if name != AUTH and not self.spec(name).command}
+        differences = files.compare(self.system, own)
+        if differences and self.options.frozen:
+            raise SystemMistake("\n".join(map(str, differences)), hint="`up --frozen` runs accepted contracts only")
+        for difference in differences:
+            self.say(f"warning: {difference}")
+
+    def _planned(self) -> dict[str, str]:
+        """The registry keys that replicas will have, with their addresses."""
+        found = {}
+        for spec in self._own_services():
+            for number in range(1, spec.replicas + 1):
+                slot = self.replicas.slot(spec.name, number)
+                found[f"{spec.name}.{slot.name}"] = slot.address
+        return found
+
+    async def _settle(self) -> None:
+        routed = {
+            name: {slot.address for slot in slots}
+            for name, slots in self.replicas.filled.items()
+            if slots and self.contracts[name].operations
+        }
+        if not await self.gateway.confirm_all(routed, _CONFIRM_S):
+            self.say(f"the gateway has not found every replica within {_CONFIRM_S:g} s; `atoll logs gateway` says why")
+        try:
+            await settle(self.bus.lag, self.replicas, _SETTLE_S)
+        except Unsettled as unsettled:
+            self.say(f"not settled after {_SETTLE_S:g} s: {unsettled}")
+
+    async def end(self) -> None:
+        """Services drain beside each other, then the gateway and the engines end. What can't end is killed."""
+        await self.control.close()
+        for lent in self.lent.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(lent.pid, signal.SIGTERM)
+        children = {name: child.spec.kind for name, child in self.supervisor.children.items()}
+        for kinds in (("client", "service", "auth"), ("simulator", "gateway"), ("database", "bus")):
+            await self.supervisor.stop_all([name for name, kind in children.items() if kind in kinds])
+        self.layout.state.unlink(missing_ok=True)
+
+    # the plan
+
+    def known(self) -> Known:
+        return Known(
+            layout=self.layout,
+            database_urls=self.urls,
+            bus_urls={spec.name: self.bus.url(spec.name) for spec in self._own_services() if spec.kind == "service"},
+            simulator_urls={spec.name: f"http://{self.replicas.slot(spec.name, 1).address}" for spec in self._simulators()},
+            variables=self.machine.variables,
+        )
+
+    def plan(self, service: str, slot: Slot) -> ProcessSpec:
+        """What fills `slot`, as contracts and databases are now."""
+        contract = self.contracts[service]
+        if service == AUTH:
+            return processes.auth(self.system, contract, slot, self.known())
+        return processes.replica(self.system, self.system.service(service), contract, slot, self.known())
+
+    # commands
+
+    async def obey(self, request: dict[str, Any], say: Callable[[str], None]) -> Any:
+        """One request of a command. Raises AtollError."""
+        match request.get("do"):
+            case "ps":
+                return state.shown(self.snapshot())
+            case "down":
+                self.stopping.set()
+            case "env":
+                return self._described(self._replaceable(request["name"]))
+            case "restart":
+                await self.replicas.roll(self._replaceable(request["name"]), say)
+            case "scale":
+                await self._scale(request["name"], int(request["count"]), say)
+            case "lend":
+                return await self._lend(request["name"], int(request["pid"]))
+            case "release":
+                await self._take_back(request["name"])
+            case other:
+                raise SystemMistake(f"the host knows no {other!r}", hint="host and command are of different versions of atoll?")
+        return None
+
+    def _replaceable(self, name: str) -> str:
+        """The name of a service that can run now. Raises SystemMistake."""
+        spec = self.spec(name)
+        if name in self.down:
+            raise EngineOutage(f"{name} is down: {self.down[name]}")
+        if spec.kind == "simulator" or name not in self.contracts or name not in self.urls:
+            raise SystemMistake(f"{name} can't be asked for that", hint="it is a simulator, or not started yet: `atoll ps`")
+        return name
+
+    async def _scale(self, name: str, count: int, say: Callable[[str], None]) -> None:
+        service = self._replaceable(name)
+        if count > 1 and self.contracts[service].database == "sqlite":
+            raise SystemMistake(f"{service} has its data in SQLite, which one replica writes", hint="PostgreSQL takes many")
+        await self.replicas.scale(service, count)
+        say(f"{service}: {', '.join(slot.name for slot in self.replicas.slots(service)) or 'no replica'}")
+
+    def _described(self, name: str, slot: Slot | None = None) -> dict[str, Any]:
+        """How a process of `name` would be started: also what `atoll run` becomes."""
+        plan = self.plan(name, slot or self.replicas.slot(name, 1))
+        return {
+            "replica": plan.name,
+            "argv": list(plan.argv),
+            "environment": dict(plan.environment),
+            "folder": str(plan.folder),
+            "system": str(self.system.folder),
+        }
+
+    async def _lend(self, name: str, pid: int) -> dict[str, Any]:
+        """A free slot for the process `pid`; the supervised replicas go when the gateway has found it."""
+        service = self._replaceable(name)
+        if service in self.lent:
+            raise SystemMistake(f"{service} runs in a foreground already (pid {self.lent[service].pid})", hint="end that first")
+        async with self.replicas.lock(service):
+            former = self.replicas.slots(service)
+            (slot,) = self.replicas.free(service, 1)
+            self.lent[service] = Lent(slot, pid, len(former))
+        self._later(self._give_way(service, slot, former))
+        return self._described(service, slot)
+
+    async def _give_way(self, service: str, slot: Slot, former: Iterable[Slot]) -> None:
+        """Old ones stay until requests reach the new one, however long its debugger takes."""
+        while service in self.lent and self.lent[service].slot == slot:
+            if await self.gateway.confirm(service, slot.address):
+                await asyncio.gather(*(self.replicas.stop_slot(old) for old in former))
+                return
+
+    async def _take_back(self, name: str) -> None:
+        lent = self.lent.pop(name, None)
+        if lent is None or self.stopping.is_set():
+            return
+        with contextlib.suppress(AtollError):
+            await self.bus.forget(f"{name}.{lent.slot.name}")
+        missing = lent.count - len(self.replicas.slots(name))
+        if missing > 0:
+            self.say(f"{lent.slot.name} left the foreground; {name} is supervised again")
+            await self.replicas.start(name, missing)
+
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background: set[Any] = getattr(self, "_background", set())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # reload
+
+    async def _reload(self) -> None:
+        if not self.options.reload:
+            return
+        from atoll.host.reload import Reloader
+
+        await Reloader(self).watch()
+
+    # the record
+
+    def snapshot(self) -> state.HostState:
+        children = self.supervisor.children.values()
+        engines = {"nats": "", "envoy": "", **self.databases.versions} if self.ready else {}
+        return state.HostState(
+            system=self.system.name,
+            url=self.system.gateway.url,
+            pid=os.getpid(),
+            started=self.started,
+            reaper=(self.reaper.pid, self.reaper.started),
+            processes=tuple(map(_process_state, children)),
+            engines=engines,
+            down=dict(self.down),
+            ready=self.ready,
+        )
+
+    def _record(self) -> None:
+        state.write(self.layout.state, self.snapshot())
+
+    def summary(self) -> dict[str, Any]:
+        """What `up` tells a person; see cli.up."""
+        return {
+            **state.shown(self.snapshot()),
+            "engines": {"nats": self.bus.version(), "envoy": self.gateway.version(), **self.databases.versions},
+            "routes": {name: self.spec(name).prefix for name, one in self.contracts.items() if one.operations},
+            "examples": [
+                {"path": one.path, "public": one.public, "scope": one.scope}
+                for name, contract in self.contracts.items()
+                if name != AUTH
+                for one in contract.operations
+                if one.method == "GET" and "{" not in one.path and not one.streaming
+            ],
+            "logins": {
+                name: account.get("password", "") for name, account in self.system.auth.options.get("users", {}).items()
+            },
+        }
+
+
+def _process_state(child: Any) -> state.ProcessState:
+    spec: ProcessSpec = child.spec
+    return state.ProcessState(
+        name=spec.name,
+        kind=spec.kind,
+        service=spec.service,
+        state=child.state,
+        pid=child.pid,
+        started=child.started,
+        port=spec.port,
+        restarts=child.restarts,
+        why=child.why,
+        log=str(spec.log),
+    )
+
+
+async def _all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """All, or the first failure with the others cancelled."""
+    tasks = list(tasks)
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def run(folder: Path, options: Options, report: Report) -> None:
+    """The system in `folder` from up to down, in this process. Raises AtollError when it can't come up; then nothing runs."""
+    system = files.read(folder)
+    layout = Layout(folder)
+    layout.make((AUTH, *(spec.name for spec in system.services)))
+    reaper = Reaper()
+    try:
+        lock = Lock(layout.lock)
+        try:
+            if killed := state.clean_up(layout.state):
+                report.say(f"killed {len(killed)} processes that a former host had left")
+            ports = Ports(layout.ports)
+            if options.isolated:
+                system = system.at_port(ports.lease("gateway"))
+            asyncio.run(_serve(system, layout, ports, (options, report, reaper)))
+        finally:
+            lock.release()
+    finally:
+        reaper.close()
+
+
+async def _serve(system: Any, layout: Layout, ports: Ports, rest: tuple[Options, Report, Reaper]) -> None:
+    options, report, reaper = rest
+    hosts: list[Host] = []
+    supervisor = Supervisor(reaper, report.say, lambda: hosts[0]._record() if hosts else None)
+    variables: Mapping[str, str] = processes.host_variables()
+    machine = Machine(system, layout, ports, Secrets(layout.secrets), supervisor, variables, report.say)
+    hosts.append(Host(machine, options, report, reaper))
+    await hosts[0].serve()
+
+
+__all__ += ["Died"]

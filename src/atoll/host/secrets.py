@@ -1,0 +1,42 @@
+"""Passwords that nobody has to know: made at first use, kept in `.atoll/secrets.json`, which only its owner can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+__all__ = ["Secrets"]
+
+
+class Secrets:
+    """Secrets by name, made when first asked for. Call `save` before anything is configured with them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._by_name: dict[str, str] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            self._by_name = {}
+        self._changed = False
+
+    def of(self, name: str) -> str:
+        """URL-safe text of 192 random bits, the same at every start."""
+        if name not in self._by_name:
+            self._by_name[name] = secrets.token_hex(24)
+            self._changed = True
+        return self._by_name[name]
+
+    def save(self) -> None:
+        """Durable, and never readable by others, not even for a moment."""
+        if not self._changed:
+            return
+        draft = self._path.with_suffix(".draft")
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w") as out:
+            json.dump(self._by_name, out, indent=2, sort_keys=True)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(draft, self._path)
+        self._changed = False
