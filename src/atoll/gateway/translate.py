@@ -41,7 +41,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         issuer=Issuer(system.issuer, system.audience, known.keys),
         routes=_with_refusals(routes),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
-        documents=documents(system.name, merge(system, offered)),
+        documents=documents(merge(system, offered)),
         owned=tuple(sorted({HEALTH, *(entry.prefix for entry in routed(system).values() if entry.prefix != "/")})),
         fallback=system.fallback if system.fallback in clusters else None,
         faults=tuple(faults),
