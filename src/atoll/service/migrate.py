@@ -9,7 +9,7 @@ from pathlib import Path
 
 from atoll.errors import AtollError, SystemMistake
 from atoll.service.__main__ import load
-from atoll.service.storage import database_of, migrations_of, migrations_of
+from atoll.service.storage import database_of, migrations_of
 
 __all__ = ["main"]
 
