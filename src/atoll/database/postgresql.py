@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
     from atoll.database.postgresql_pool import Pool
 
-__all__ = ["Database", "Transaction"]
+__all__ = ["MIGRATION_LOCK", "WRITE_OUTBOX", "Database", "Transaction"]
 
 _FRESH, _STARTING, _OPEN, _ENDED = range(4)
 _WRITERS = 8
 _READERS = 4
 # Any number will do, as long as every version of atoll uses the same one: "atoll" in ASCII.
-_MIGRATION_LOCK = 0x61746F6C6C
+MIGRATION_LOCK = 0x61746F6C6C
 _ONE_EVENT = "INSERT INTO atoll.outbox (id, subject, key, headers, body) VALUES ($1, $2, $3, $4, $5)"
-_EVENTS = """INSERT INTO atoll.outbox (id, subject, key, headers, body)
+WRITE_OUTBOX = """INSERT INTO atoll.outbox (id, subject, key, headers, body)
 SELECT id, subject, key, headers, body
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])
     WITH ORDINALITY AS event (id, subject, key, headers, body, place)
@@ -143,7 +143,7 @@ class Transaction(Statements):
             await self._connection.execute(_ONE_EVENT, row.id, row.subject, row.key, row.headers, row.body)
             return
         columns = zip(*((row.id, row.subject, row.key, row.headers, row.body) for row in rows), strict=True)
-        await self._connection.execute(_EVENTS, *columns)
+        await self._connection.execute(WRITE_OUTBOX, *columns)
 
     async def _roll_back(self) -> None:
         """Never hides the error that leads here."""
@@ -218,7 +218,7 @@ class Database:
         owned = {migrations.ATOLL: migrations.packaged(self.kind), migrations.SERVICE: migrations.read(folder)}
         connection = await _driver().connect(self.url, {"statement_timeout": "0", "lock_timeout": "0"})
         try:
-            await connection.execute(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
+            await connection.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
             if not await connection.fetchval("SELECT to_regclass('atoll.migration') IS NOT NULL"):
                 await connection.execute(_MIGRATIONS)
             return [name for owner, files in owned.items() for name in await _migrate(connection, owner, files)]

@@ -17,10 +17,15 @@ import msgspec
 from atoll.errors import Bug, DatabaseOutage
 from atoll.system.budgets import BUDGETS
 
-__all__ = ["Pool", "connect", "fault"]
+__all__ = ["LIMITS", "Pool", "connect", "fault"]
 
 Connection = asyncpg.Connection
 
+# What the server gives up by itself, on connections that serve handlers.
+LIMITS = {
+    "statement_timeout": str(int(BUDGETS.statement_s * 1000)),
+    "idle_in_transaction_session_timeout": str(int(BUDGETS.idle_in_transaction_s * 1000)),
+}
 _CONNECT_S = 3.0
 _TRIM_S = 30.0
 # Classes and codes that are the world's fault: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -68,11 +73,7 @@ class Pool:
     def __init__(self, url: str, size: int, settings: Mapping[str, str]) -> None:
         self._url = url
         self._limit = size
-        self._settings = {
-            "statement_timeout": str(int(BUDGETS.statement_s * 1000)),
-            "idle_in_transaction_session_timeout": str(int(BUDGETS.idle_in_transaction_s * 1000)),
-            **settings,
-        }
+        self._settings = {**LIMITS, **settings}
         self._idle: list[Connection[Any]] = []
         self._waiters: deque[asyncio.Future[Connection[Any] | None]] = deque()
         self._size = 0
