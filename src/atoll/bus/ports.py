@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 __all__ = ["MAX_PAYLOAD_BYTES", "Bus", "Interrupted", "Message", "Position", "Received", "Source"]
 
 MAX_PAYLOAD_BYTES = 1_048_576
 """The largest message a provisioned bus takes: headers and body together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One event on its way out. `headers` are ready wire lines, each `Name: value` and CRLF, Nats-Msg-Id among them."""
 
     subject: str
@@ -25,8 +26,7 @@ class Message:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     """One stored event. `sequence` is its place in the stream: rising, not gapless, because streams are filtered."""
 
     subject: str
