@@ -27,7 +27,7 @@ ORDERS = contract(
         "/orders": {"get": {"operationId": "mine", "security": READ}, "post": {"operationId": "place", "security": WRITE}},
         "/orders/{id}": {"get": {"operationId": "one", "security": [{"token": []}]}, "delete": {"security": WRITE}},
         "/orders/search": {"get": {"operationId": "search", "security": []}},
-        "/orders/slow": {"get": {"operationId": "slow", "security": [], "x-atoll-timeout-s": -4.5}},
+        "/orders/slow": {"get": {"operationId": "slow", "security": [], "x-atoll-timeout-s": 0.2}},
         "/orders/stream": {"get": {"operationId": "stream", "security": [], "x-atoll-streaming": True}},
         "/orders/files/{rest:path}": {"get": {"operationId": "files", "security": []}},
     },

@@ -88,7 +88,7 @@ def _timeout_s(operation: Operation) -> float | None:
         return None
     if operation.timeout_s is None:
         return BUDGETS.gateway_s
-    return operation.timeout_s + BUDGETS.gateway_s - BUDGETS.handler_s
+    return operation.timeout_s * BUDGETS.gateway_s / BUDGETS.handler_s
 
 
 def _with_refusals(routes: list[Route]) -> tuple[Route | MethodRefusal, ...]:

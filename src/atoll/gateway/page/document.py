@@ -98,8 +98,9 @@ def _token_help(api: Json) -> str:
         return ""
     server = api["servers"][0]["url"].rstrip("/")
     command = (
-        f"TOKEN=$(curl -s {server}/auth/token -d grant_type=password \\\n"
-        "  -d username=ada -d password=secret | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"access_token\"])')"
+        f"TOKEN=$(curl -s {server}/auth/token \\\n"
+        "  -d grant_type=password -d username=ada -d password=secret \\\n"
+        "  | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"access_token\"])')"
     )
     text = "Operations marked with a scope or “token” need one."
     return f'<section class="token"><h2>Get a token</h2><p>{text}</p>{_code(command)}</section>'
@@ -109,7 +110,7 @@ def _sections(services: dict[str, list[tuple[str, str, Json]]], api: Json) -> It
     about = {tag["name"]: tag.get("description", "") for tag in api["tags"]}
     for service, operations in services.items():
         name = escape(service)
-        text = f"<p>{escape(about[service])}</p>" if about[service] not in ("", service) else ""
+        text = "" if about[service].casefold() in ("", service.casefold()) else f"<p>{_prose(about[service])}</p>"
         shown = "".join(_operation(*one, api) for one in operations)
         yield f'<section class="service" id="{name}" data-service="{name}"><h2>{name}</h2>{text}{shown}</section>'
 
@@ -122,7 +123,7 @@ def _operation(method: str, path: str, operation: Json, api: Json) -> str:
     return (
         f'<details class="operation" id="{escape(name)}" data-words="{words}"><summary>'
         f'<b class="method {method.lower()}">{method}</b><code class="path">{_path(path)}</code>'
-        f'<span class="summary">{escape(summary)}</span>'
+        f'<span class="summary">{_prose(summary)}</span>'
         f'<span class="access {"public" if scope == "public" else "guarded"}">{escape(scope)}</span></summary>'
         f'<div class="body">{"".join(_parts(method, path, operation, api))}</div></details>'
     )
@@ -136,13 +137,19 @@ def _access(operation: Json) -> str:
     return scopes[0] if scopes else "token"
 
 
+def _prose(text: str) -> str:
+    """Descriptions are CommonMark by standard; of that, `code` is shown as such."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _path(path: str) -> str:
-    return re.sub(r"\{[^}]+\}", lambda found: f"<i>{found[0]}</i>", escape(path)).replace("/", "/<wbr>")
+    """May break after every slash; parameters stand out."""
+    return re.sub(r"\{[^}]+\}", lambda found: f"<i>{found[0]}</i>", escape(path).replace("/", "/<wbr>"))
 
 
 def _parts(method: str, path: str, operation: Json, api: Json) -> Iterator[str]:
     if operation.get("description"):
-        yield f'<p class="description">{escape(operation["description"])}</p>'
+        yield f'<p class="description">{_prose(operation["description"])}</p>'
     yield f'<p class="name">{escape(operation["operationId"])}</p>'
     if operation.get("parameters"):
         yield _parameters(operation["parameters"], api)
@@ -163,7 +170,7 @@ def _parameter(parameter: Json, api: Json) -> str:
     return (
         f"<tr><th><code>{escape(parameter.get('name', ''))}</code></th><td>{escape(parameter.get('in', ''))}, {need}</td>"
         f"<td><code>{escape(sketch(parameter.get('schema') or {}, api))}</code>"
-        f" {escape(parameter.get('description', ''))}</td></tr>"
+        f" {_prose(parameter.get('description', ''))}</td></tr>"
     )
 
 
@@ -171,7 +178,7 @@ def _answers(operation: Json, api: Json) -> Iterator[str]:
     for status, raw in sorted((operation.get("responses") or {}).items()):
         answer = resolve(raw, api)
         media_type, schema = first_content(answer)
-        line = f'<b class="status s{escape(str(status)[:1])}">{escape(str(status))}</b> {escape(answer.get("description", ""))}'
+        line = f'<b class="status s{escape(str(status)[:1])}">{escape(str(status))}</b> {_prose(answer.get("description", ""))}'
         if media_type == "application/problem+json" or not schema:
             yield f'<p class="answer">{line}</p>'
         else:
