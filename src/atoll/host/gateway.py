@@ -94,6 +94,10 @@ class GatewayHost:
         """Waits until Envoy sends requests for `service` to `address`; False when that takes too long."""
         return await self._until(lambda endpoints: address in endpoints.get(service, ()), _CONFIRM_S)
 
+    async def confirm_gone(self, service: str, address: str) -> bool:
+        """Waits until Envoy sends no further request to `address`; False when that takes too long."""
+        return await self._until(lambda endpoints: address not in endpoints.get(service, ()), _CONFIRM_S)
+
     async def confirm_all(self, addresses: Mapping[str, set[str]], timeout_s: float) -> bool:
         """The same for every service's whole set."""
         return await self._until(

@@ -18,6 +18,7 @@ from typing import Any
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
 from atoll.host import processes, state
+from atoll.host.announce import Announcer
 from atoll.host.bus import BusHost
 from atoll.host.contracts import Deriver, check
 from atoll.host.control import Control
@@ -28,7 +29,7 @@ from atoll.host.layout import Layout
 from atoll.host.lock import Lock
 from atoll.host.machine import Machine, Options
 from atoll.host.ports import Ports
-from atoll.host.probes import probe
+from atoll.host.probes import healthy, probe
 from atoll.host.processes import AUTH, Known, ProcessSpec, Slot, auth_service
 from atoll.host.replicas import Replicas
 from atoll.host.secrets import Secrets
@@ -86,7 +87,8 @@ class Host:
         self.bus = BusHost(self.machine)
         self.gateway = GatewayHost(self.machine)
         self.databases = Databases(self.machine)
-        self.replicas = Replicas(self.machine, self.plan, self.gateway.confirm)
+        self.announcer = Announcer(self.bus)
+        self.replicas = Replicas(self.machine, self.plan, self.gateway.confirm, self._arrived, self._leaving)
         self.deriver = Deriver(self.system, self.layout.contracts, self.machine.variables)
         self.control = Control(self.layout.control, self.obey)
 
@@ -132,6 +134,7 @@ class Host:
             simulators = [asyncio.create_task(self._start_simulator(spec)) for spec in self._simulators()]
             starting = asyncio.create_task(self.gateway.start(self.bus.url("gateway")))
             await self.bus.start(self.contracts)
+            await self.announcer.start()
             provisioning = asyncio.create_task(self.bus.provision(self.contracts, self._planned()))
             await _all(simulators)
             serving = [asyncio.create_task(self._start_service(spec, opening[spec.name])) for spec in self._own_services()]
@@ -223,6 +226,7 @@ class Host:
     async def end(self) -> None:
         """Services drain beside each other, then the gateway and the engines end. What can't end is killed."""
         await self.control.close()
+        await self.announcer.close()
         for lent in self.lent.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(lent.pid, signal.SIGTERM)
@@ -230,6 +234,21 @@ class Host:
         for kinds in (("client", "service", "auth"), ("simulator", "gateway"), ("database", "bus")):
             await self.supervisor.stop_all([name for name, kind in children.items() if kind in kinds])
         self.layout.state.unlink(missing_ok=True)
+
+    def _is_mute(self, service: str) -> bool:
+        """Whether its replicas can't announce themselves."""
+        spec = self.spec(service)
+        return spec.kind == "client" or bool(spec.command)
+
+    async def _arrived(self, slot: Slot) -> None:
+        if self._is_mute(slot.service):
+            await self.announcer.announce(slot, self.contracts[slot.service].digest)
+
+    async def _leaving(self, slot: Slot) -> None:
+        """A process that knows nothing of draining gets no requests any more before it is told to stop."""
+        if slot.name in self.announcer.announcements:
+            await self.announcer.withdraw(slot)
+            await self.gateway.confirm_gone(slot.service, slot.address)
 
     # the plan
 
@@ -313,6 +332,9 @@ class Host:
 
     async def _give_way(self, service: str, slot: Slot, former: Iterable[Slot]) -> None:
         """Old ones stay until requests reach the new one, however long its debugger takes."""
+        if self._is_mute(service):
+            await healthy(slot.port)
+            await self._arrived(slot)
         while service in self.lent and self.lent[service].slot == slot:
             if await self.gateway.confirm(service, slot.address):
                 await asyncio.gather(*(self.replicas.stop_slot(old) for old in former))
@@ -323,6 +345,7 @@ class Host:
         if lent is None or self.stopping.is_set():
             return
         with contextlib.suppress(AtollError):
+            await self.announcer.withdraw(lent.slot)
             await self.bus.forget(f"{name}.{lent.slot.name}")
         missing = lent.count - len(self.replicas.slots(name))
         if missing > 0:

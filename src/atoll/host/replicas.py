@@ -14,6 +14,7 @@ __all__ = ["Replicas"]
 
 Plan = Callable[[str, Slot], ProcessSpec]
 Confirm = Callable[[str, str], Awaitable[bool]]  # service, address → the gateway sends requests there now
+Tell = Callable[[Slot], Awaitable[None]]
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Replicas:
     machine: Machine
     plan: Plan
     confirm: Confirm
+    arrived: Tell  # a replica is healthy
+    leaving: Tell  # and here it is about to be stopped
     filled: dict[str, list[Slot]] = field(default_factory=dict)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -73,6 +76,7 @@ class Replicas:
             await asyncio.gather(*(self.stop_slot(slot) for slot in self.slots(service)))
 
     async def stop_slot(self, slot: Slot) -> None:
+        await self.leaving(slot)
         await self.machine.supervisor.stop(slot.name)
         if slot in self.filled.get(slot.service, []):
             self.filled[slot.service].remove(slot)
@@ -89,6 +93,7 @@ class Replicas:
     async def _start(self, slot: Slot) -> None:
         try:
             await self.machine.supervisor.start(self.plan(slot.service, slot), probe)
+            await self.arrived(slot)
         except BaseException:
             self.filled[slot.service].remove(slot)
             raise
