@@ -1,7 +1,7 @@
 """atoll as one more peer of the harness: runs under the harness's own Python, which has no atoll in it.
 
-`prepare` brings the system up once with `atoll up`, so that contracts, databases, keys and a user exist, reads from /proc how each
-process was started, and takes it down. From then on the harness starts, kills and measures those same processes like any
+`prepare` brings the system up once with `atoll up`, so that contracts, databases, keys and a user exist, reads from /proc how
+each process was started, and takes it down. From then on the harness starts, kills and measures those same processes like any
 other peer's. The token is atoll's own, ES256.
 
     python entry.py HARNESS atoll-sqlite --tests cold+event,load,faults,finale
@@ -74,7 +74,7 @@ def copy_system(replicas: int) -> None:
     shutil.copytree(HERE / "system", SYSTEM, ignore=shutil.ignore_patterns(".atoll", "__pycache__"))
     manifest = SYSTEM / "atoll.toml"
     text = manifest.read_text().replace("[services.orders]", f"[services.orders]\nreplicas = {replicas}")
-    manifest.write_text(text + f"\n[gateway]\nport = {peers.GW}\npublic_url = \"http://127.0.0.1:{peers.GW}\"\n")
+    manifest.write_text(text + f'\n[gateway]\nport = {peers.GW}\npublic_url = "http://127.0.0.1:{peers.GW}"\n')
 
 
 def token() -> str:
@@ -93,7 +93,9 @@ def started_as(process: dict, environment: dict[str, str]) -> dict[str, object]:
     """How the host started this process, as the harness wants it told."""
     proc = Path(f"/proc/{process['pid']}")
     argv = proc.joinpath("cmdline").read_bytes().decode().rstrip("\0").split("\0")
-    variables = dict(entry.split("=", 1) for entry in proc.joinpath("environ").read_bytes().decode().split("\0") if "=" in entry)
+    variables = dict(
+        entry.split("=", 1) for entry in proc.joinpath("environ").read_bytes().decode().split("\0") if "=" in entry
+    )
     uid = proc.stat().st_uid
     if uid != os.geteuid():
         argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *argv]

@@ -1,0 +1,463 @@
+"""The drill: kill things at random while orders are placed, then reconcile every book with every other.
+
+    python -m tests.chaos.drill --kills 1000 --seed 7
+
+Everything is seeded but the machine's own timing: a seed repeats which things are killed in which order and what is ordered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.waiting import until
+
+ROOT = Path(__file__).resolve().parents[2]
+ATOLL = Path(sys.executable).with_name("atoll")
+PLENTY = 1_000_000
+SCARCE = 40
+_PAUSED_S = 6.5  # longer than a lease: the other replica takes over meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do. `orders_per_s` is what clients try; `faults` goes into ATOLL_FAULTS of every service."""
+
+    kills: int
+    seed: int
+    orders_per_s: float = 15.0
+    faults: str = "relay.published:0.01,consumer.committed:0.01"
+    duplicate_window_s: float = 0.1
+    inbox: bool = True
+
+
+@dataclass(slots=True)
+class Findings:
+    """What clients saw, what was done to the system, and what the books say afterwards. All of `wrong` must be empty."""
+
+    killed: Counter[str] = field(default_factory=Counter)
+    answers: Counter[int] = field(default_factory=Counter)
+    accepted: set[str] = field(default_factory=set)
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    twice: int = 0
+
+    def check(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.wrong.append(what)
+
+
+class Shop:
+    """A copy of the example shop with a witness in it, run by its own host."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.url = ""
+
+    def make(self) -> None:
+        ignored = shutil.ignore_patterns(".atoll", "__pycache__", ".pytest_cache", "tests")
+        shutil.copytree(ROOT / "examples" / "shop", self.folder, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(ROOT / "tests" / "systems" / "witness", self.folder / "services" / "witness", ignore=ignored)
+        manifest = self.folder / "atoll.toml"
+        text = manifest.read_text()
+        for service in ("orders", "inventory"):
+            text = text.replace(f"[services.{service}]\n", f"[services.{service}]\nreplicas = 2\n")
+        manifest.write_text(text + "\n[services.witness]\n")
+
+    def atoll(self, *arguments: str) -> str:
+        faults = self.plan.faults + ("" if self.plan.inbox else ",inbox:off")
+        environment = {**os.environ, "ATOLL_FAULTS": faults}
+        done = subprocess.run(
+            [ATOLL, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"atoll {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def up(self) -> None:
+        self.atoll("up", "--detach", "--isolated")
+        self.url = self.state()["url"]
+
+    def down(self) -> None:
+        self.atoll("down")
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((self.folder / ".atoll" / "state.json").read_text())
+        return state
+
+    def processes(self) -> list[dict[str, Any]]:
+        return [one for one in self.state()["processes"] if one["pid"]]
+
+    def process(self, name: str) -> dict[str, Any] | None:
+        return next((one for one in self.processes() if one["name"] == name), None)
+
+    def database_url(self, service: str) -> str:
+        return str(json.loads(self.atoll("env", service, "--json"))["ATOLL_DATABASE_URL"])
+
+    def sqlite(self, service: str) -> sqlite3.Connection:
+        path = self.folder / ".atoll" / "data" / service / f"{service}.sqlite"
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
+class Clients:
+    """Place orders at a steady rate, never try one again, and now and then change their mind."""
+
+    def __init__(self, shop: Shop, findings: Findings) -> None:
+        self._shop = shop
+        self._findings = findings
+        self._random = random.Random(f"{shop.plan.seed}/clients")
+        self._skus: list[str] = []
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self.scarce = ""
+
+    async def prepare(self, http: httpx.AsyncClient) -> None:
+        listed = (await http.get("/catalog/products", params={"limit": 100})).json()["items"]
+        self._skus = sorted(item["sku"] for item in listed)
+        self.scarce = self._skus[0]
+        for sku in self._skus:
+            on_hand = SCARCE if sku == self.scarce else PLENTY
+            await self._ask(http, "PUT", f"/inventory/{sku}", "grace", {"on_hand": on_hand}, expected=200)
+
+    async def run(self, http: httpx.AsyncClient, stop: asyncio.Event) -> None:
+        pause_s = 1 / self._shop.plan.orders_per_s
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                group.create_task(self._place(http, self._order()))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause_s)
+
+    def _order(self) -> dict[str, Any]:
+        skus = self._random.sample(self._skus, self._random.randint(1, 3))
+        lines = [{"sku": sku, "quantity": self._random.randint(1, 3)} for sku in skus]
+        return {"lines": lines, "payment_method": self._random.choices(["card-ok", "card-declined"], [4, 1])[0]}
+
+    async def _place(self, http: httpx.AsyncClient, order: dict[str, Any]) -> None:
+        changes_mind = self._random.random() < 0.1
+        answer = await self._try(http, "POST", "/orders", order)
+        self._findings.answers[answer.status_code if answer else 0] += 1
+        if answer is None or answer.status_code != 201:
+            return
+        placed = answer.json()["id"]
+        self._findings.accepted.add(placed)
+        if changes_mind:
+            await self._try(http, "POST", f"/orders/{placed}/cancellation", None)
+
+    async def _try(self, http: httpx.AsyncClient, method: str, path: str, body: Any) -> httpx.Response | None:
+        try:
+            return await self._ask(http, method, path, "ada", body)
+        except (httpx.HTTPError, KeyError):
+            return None
+
+    async def _ask(
+        self, http: httpx.AsyncClient, method: str, path: str, user: str, body: Any, expected: int | None = None
+    ) -> httpx.Response:
+        headers = {"authorization": f"Bearer {await self._token(http, user)}"}
+        answer = await http.request(method, path, json=body, headers=headers)
+        if expected is not None:
+            assert answer.status_code == expected, answer.text
+        return answer
+
+    async def _token(self, http: httpx.AsyncClient, user: str) -> str:
+        token, good_until = self._tokens.get(user, ("", 0.0))
+        if time.monotonic() < good_until:
+            return token
+        form = {"grant_type": "password", "username": user, "password": f"demo-only-{user}"}
+        answer = await http.post("/auth/token", data=form)
+        if answer.status_code != 200 and token:
+            return token
+        token = str(answer.json()["access_token"])
+        self._tokens[user] = (token, time.monotonic() + 120)
+        return token
+
+
+class Killer:
+    """Kills one process after the other, each time after the one before runs again; pauses lease holders, too."""
+
+    def __init__(self, shop: Shop, findings: Findings) -> None:
+        self._shop = shop
+        self._findings = findings
+        self._random = random.Random(f"{shop.plan.seed}/killer")
+        self._pauses: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        names = sorted(one["name"] for one in self._shop.processes() if one["kind"] != "simulator")
+        for number in range(self._shop.plan.kills):
+            name = self._random.choice(names)
+            if number % 10 == 5:
+                await self._pause(self._random.choice([name for name in names if name.startswith(("orders-", "inventory-"))]))
+            else:
+                await self._kill(name)
+            await _wait(self._random.uniform(0.05, 0.4))
+        if self._pauses:
+            await asyncio.wait(self._pauses)
+
+    async def _kill(self, name: str) -> None:
+        victim = self._shop.process(name)
+        if victim is None or not _signal(victim["pid"], signal.SIGKILL):
+            return
+        self._findings.killed[name] += 1
+        await until(lambda: self._runs_again(name, victim["pid"]), 60, f"{name} to run again")
+
+    def _runs_again(self, name: str, former_pid: int) -> bool:
+        now = self._shop.process(name)
+        return now is not None and now["pid"] != former_pid and now["state"] == "ready"
+
+    async def _pause(self, name: str) -> None:
+        victim = self._shop.process(name)
+        if victim is None or not _signal(victim["pid"], signal.SIGSTOP):
+            return
+        self._findings.killed[f"{name} (paused)"] += 1
+        resume = asyncio.create_task(self._resume(victim["pid"]))
+        self._pauses.add(resume)
+        resume.add_done_callback(self._pauses.discard)
+
+    async def _resume(self, pid: int) -> None:
+        await _wait(_PAUSED_S)
+        _signal(pid, signal.SIGCONT)
+
+
+class Books:
+    """Reads every service's own records once nothing moves any more, and compares them."""
+
+    def __init__(self, shop: Shop, findings: Findings, scarce: str) -> None:
+        self._shop = shop
+        self._findings = findings
+        self._scarce = scarce
+
+    async def settle(self, timeout_s: float = 120.0) -> None:
+        """Until no order is pending and no event is under way."""
+        orders = await _postgresql(self._shop.database_url("orders"))
+        try:
+
+            async def quiet() -> bool:
+                pending = await orders.fetchval("SELECT count(*) FROM orders WHERE status = 'pending'")
+                return pending == 0 and await self._nothing_waits()
+
+            await until(quiet, timeout_s, "all orders to settle")
+        except AssertionError:
+            pending = await orders.fetch("SELECT id FROM orders WHERE status = 'pending' LIMIT 5")
+            self._findings.wrong.append(f"orders still pending: {[str(row['id']) for row in pending]}")
+        finally:
+            await orders.close()
+
+    async def _nothing_waits(self) -> bool:
+        for service in ("orders", "inventory"):
+            connection = await _postgresql(self._shop.database_url(service))
+            try:
+                for table in ("outbox", "parked"):
+                    if await connection.fetchval(f"SELECT count(*) FROM atoll.{table}"):
+                        return False
+            finally:
+                await connection.close()
+        for service in ("payments", "notifications", "witness"):
+            with contextlib.closing(self._shop.sqlite(service)) as books:
+                for table in ("outbox", "parked"):
+                    if books.execute(f"SELECT count(*) FROM atoll_{table}").fetchone()[0]:
+                        return False
+        return True
+
+    async def reconcile(self) -> None:
+        orders = await self._orders()
+        self._findings.statuses.update(order["status"] for order in orders.values())
+        lost = self._findings.accepted - orders.keys()
+        self._findings.check(not lost, f"{len(lost)} acknowledged orders are gone: {sorted(lost)[:3]}")
+        await self._stock(orders)
+        self._money(orders)
+        self._witness(orders)
+        self._messages(orders)
+
+    async def _orders(self) -> dict[str, dict[str, Any]]:
+        connection = await _postgresql(self._shop.database_url("orders"))
+        try:
+            rows = await connection.fetch("SELECT id::text, status, lines::text, total FROM orders")
+        finally:
+            await connection.close()
+        return {row["id"]: {**row, "lines": json.loads(row["lines"])} for row in rows}
+
+    async def _stock(self, orders: dict[str, dict[str, Any]]) -> None:
+        sold: Counter[str] = Counter()
+        for order in orders.values():
+            if order["status"] == "confirmed":
+                sold.update({line["sku"]: line["quantity"] for line in order["lines"]})
+        connection = await _postgresql(self._shop.database_url("inventory"))
+        try:
+            stock = await connection.fetch("SELECT sku, on_hand, reserved FROM stock")
+            held = await connection.fetchval("SELECT count(*) FROM reservation WHERE state = 'held'")
+        finally:
+            await connection.close()
+        for row in stock:
+            initial = SCARCE if row["sku"] == self._scarce else PLENTY
+            expected = initial - sold[row["sku"]]
+            self._findings.check(row["on_hand"] == expected, f"stock of {row['sku']} is {row['on_hand']}, should be {expected}")
+            self._findings.check(row["reserved"] == 0, f"{row['reserved']} of {row['sku']} are still reserved")
+        self._findings.check(held == 0, f"{held} reservations outlived their order")
+
+    def _money(self, orders: dict[str, dict[str, Any]]) -> None:
+        """The provider's ledger: one approved charge for every confirmed order, none without a refund for a cancelled one."""
+        entries = self._provider_entries()
+        refunded = Counter(entry["charge"] for entry in entries if entry["kind"] == "refund")
+        charges: dict[str, list[dict[str, Any]]] = {}
+        for entry in entries:
+            if entry["kind"] == "charge" and entry["status"] == "approved":
+                charges.setdefault(entry["reference"], []).append(entry)
+        for id, order in orders.items():
+            made = charges.pop(id, [])
+            kept = [charge for charge in made if not refunded[charge["id"]]]
+            if order["status"] == "confirmed":
+                self._findings.check(len(kept) == len(made) == 1, f"confirmed order {id} has {len(kept)} charges")
+            else:
+                self._findings.check(not kept, f"{order['status']} order {id} has {len(kept)} unrefunded charges")
+        self._findings.check(not charges, f"charges for orders that do not exist: {list(charges)[:3]}")
+
+    def _provider_entries(self) -> list[dict[str, Any]]:
+        provider = next(one for one in self._shop.processes() if one["kind"] == "simulator")
+        answer = httpx.get(f"http://127.0.0.1:{provider['port']}/ledger")
+        entries: list[dict[str, Any]] = answer.json()["entries"]
+        return entries
+
+    def _witness(self, orders: dict[str, dict[str, Any]]) -> None:
+        """Each event once, and those of one key in the order in which their service committed them."""
+        with contextlib.closing(self._shop.sqlite("witness")) as books:
+            entries = books.execute("SELECT event_id, type, order_id FROM entry ORDER BY position").fetchall()
+        counted = Counter(event_id for event_id, _, _ in entries)
+        self._findings.twice = sum(count - 1 for count in counted.values())
+        self._findings.check(self._findings.twice == 0, f"{self._findings.twice} events counted twice")
+        story: dict[str, list[str]] = {}
+        for _, type_, order_id in entries:
+            if type_.startswith("orders."):
+                story.setdefault(order_id, []).append(type_.removeprefix("orders.order_"))
+        disordered = [id for id, told in story.items() if told[0] != "placed"]
+        self._findings.check(not disordered, f"{len(disordered)} orders were told out of order: {disordered[:3]}")
+        untold = [id for id, order in orders.items() if set(story.get(id, ())) != {"placed", order["status"]}]
+        self._findings.check(not untold, f"{len(untold)} orders were not told as they ended: {untold[:3]}")
+
+    def _messages(self, orders: dict[str, dict[str, Any]]) -> None:
+        with contextlib.closing(self._shop.sqlite("notifications")) as books:
+            count = books.execute("SELECT count(*) FROM messages").fetchone()[0]
+        ended = sum(order["status"] != "pending" for order in orders.values())
+        self._findings.check(count == ended, f"{count} messages for {ended} ended orders")
+
+
+async def drill(plan: Plan, folder: Path, say: Callable[[str], None] = lambda line: None) -> Findings:
+    """Runs `plan` on a shop in `folder`, which is down and reconciled when this returns."""
+    shop, findings = Shop(folder, plan), Findings()
+    shop.make()
+    shop.up()
+    try:
+        async with _client(shop) as http:
+            clients = Clients(shop, findings)
+            await clients.prepare(http)
+            await _narrow_duplicate_window(shop)
+            say(f"{len(shop.processes())} processes run; {plan.kills} kills, seed {plan.seed}")
+            stop = asyncio.Event()
+            buying = asyncio.create_task(clients.run(http, stop))
+            try:
+                await Killer(shop, findings).run()
+            finally:
+                stop.set()
+                await buying
+        say(f"{len(findings.accepted)} orders accepted; settling")
+        books = Books(shop, findings, clients.scarce)
+        await books.settle()
+        await books.reconcile()
+    finally:
+        shop.down()
+    return findings
+
+
+@contextlib.asynccontextmanager
+async def _client(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
+    async with httpx.AsyncClient(base_url=shop.url, timeout=20, limits=limits) as http:
+        yield http
+
+
+async def _narrow_duplicate_window(shop: Shop) -> None:
+    """The bus forgets ids almost at once, so that what is published again is the inbox's to reject."""
+    import nats
+    from nats.js.api import StreamConfig
+
+    secrets = json.loads((shop.folder / ".atoll" / "secrets.json").read_text())
+    bus = next(one for one in shop.processes() if one["kind"] == "bus")
+    for service in ("orders", "inventory", "payments", "catalog"):
+        connection = await nats.connect(
+            f"nats://127.0.0.1:{bus['port']}", user=f"{service}-admin", password=secrets[f"bus.{service}-admin"]
+        )
+        try:
+            stream = connection.jetstream()
+            config: StreamConfig = (await stream.stream_info(service)).config
+            config.duplicate_window = shop.plan.duplicate_window_s
+            await stream.update_stream(config)
+        finally:
+            await connection.close()
+
+
+async def _postgresql(url: str) -> Any:
+    import asyncpg
+
+    async def connect() -> Any:
+        with contextlib.suppress(OSError, asyncpg.PostgresError):
+            return await asyncpg.connect(url)
+
+    return await until(connect, 30, "the database to take a connection")
+
+
+async def _wait(duration_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), duration_s)
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def report(findings: Findings) -> str:
+    answers = ", ".join(f"{status or 'no answer'}: {count}" for status, count in sorted(findings.answers.items()))
+    lines = [
+        f"killed      {findings.killed.total()}: "
+        + ", ".join(f"{name} {count}" for name, count in findings.killed.most_common()),
+        f"answers     {answers}",
+        f"accepted    {len(findings.accepted)} orders; " + ", ".join(f"{k} {v}" for k, v in findings.statuses.items()),
+        f"wrong       {len(findings.wrong)}",
+        *(f"  - {line}" for line in findings.wrong),
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.drill", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="atoll-drill-") as folder:
+        os.chmod(folder, 0o755)
+        findings = asyncio.run(drill(Plan(given.kills, given.seed), Path(folder) / "shop", print))
+    print(report(findings))  # noqa: T201
+    return 1 if findings.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
