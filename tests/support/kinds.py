@@ -1,0 +1,166 @@
+"""The kinds of database, each with the few operations that the contract suite needs; to add one, add it to KINDS.
+
+The suite's data is rows of (key, n), and one counter per key.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from atoll.database import open_database
+from atoll.database.ports import Database, OutboxRow
+
+__all__ = ["KINDS", "Kind", "Told", "encode", "kind_of"]
+
+
+class Told(NamedTuple):
+    """The suite's event."""
+
+    key: str
+    n: int
+
+
+def encode(event: Told) -> OutboxRow:
+    """What the service runtime does for real events."""
+    return OutboxRow(
+        id=str(uuid.uuid4()),
+        subject="event.test.told.0",
+        key=event.key,
+        headers=b"ce-type: test.told\r\n",
+        body=f"{event.key}:{event.n}".encode(),
+    )
+
+
+def die() -> None:
+    """kill -9 of this process, by itself."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Kind(ABC):
+    """One kind on one empty database. Several databases may be opened on it: they stand for several processes."""
+
+    name: ClassVar[str]
+    unreachable: ClassVar[str]
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def database(self) -> Database:
+        """Not open yet."""
+        opened: Database = open_database(self.url, encode)
+        return opened
+
+    @abstractmethod
+    async def create(self, database: Database) -> None:
+        """Tables of the suite."""
+
+    @abstractmethod
+    async def insert(self, tx: Any, key: str, n: int) -> None:
+        """One more row."""
+
+    @abstractmethod
+    async def raise_counter(self, tx: Any, key: str) -> int:
+        """Locks the counter of `key` until the end of the transaction; its new value, from 1."""
+
+    @abstractmethod
+    async def rows(self, tx: Any) -> list[tuple[str, int]]:
+        """All rows, by key and n."""
+
+    @abstractmethod
+    async def die_before_commit(self, database: Database) -> None:
+        """The next transaction with an event kills this process after its outbox rows were written, before it commits."""
+
+    @abstractmethod
+    def migration(self, number: int, table: str) -> tuple[str, str]:
+        """File name and text of a migration that makes `table`, which the suite then finds with `has_table`."""
+
+    @abstractmethod
+    def broken_migration(self, number: int, table: str) -> tuple[str, str]:
+        """One that makes `table` and then fails."""
+
+    @abstractmethod
+    async def has_table(self, database: Database, table: str) -> bool: ...
+
+
+class _Sql(Kind):
+    _identity: ClassVar[str]
+
+    async def create(self, database: Database) -> None:
+        async with database.transaction() as tx:
+            await tx.execute(f"CREATE TABLE told ({self._identity}, key TEXT NOT NULL, n INTEGER NOT NULL)")
+            await tx.execute("CREATE TABLE counter (key TEXT PRIMARY KEY, n INTEGER NOT NULL)")
+
+    async def insert(self, tx: Any, key: str, n: int) -> None:
+        await tx.execute("INSERT INTO told (key, n) VALUES ($1, $2)", key, n)
+
+    async def raise_counter(self, tx: Any, key: str) -> int:
+        sql = """INSERT INTO counter (key, n) VALUES ($1, 1)
+            ON CONFLICT (key) DO UPDATE SET n = counter.n + 1 RETURNING n"""
+        value: int = await tx.scalar(sql, key)
+        return value
+
+    async def rows(self, tx: Any) -> list[tuple[str, int]]:
+        return [(row["key"], row["n"]) for row in await tx.all(dict, "SELECT key, n FROM told ORDER BY key, n")]
+
+    def migration(self, number: int, table: str) -> tuple[str, str]:
+        return f"{number:04}_{table}.sql", f"-- makes {table}\nCREATE TABLE {table} (id INTEGER);\n"
+
+    def broken_migration(self, number: int, table: str) -> tuple[str, str]:
+        name, text = self.migration(number, table)
+        return name, f"{text}\nINSERT INTO nowhere VALUES (1);\n"
+
+
+class Sqlite(_Sql):
+    """A file."""
+
+    name = "sqlite"
+    unreachable = "sqlite:///dev/null/there.sqlite"
+    _identity = "id INTEGER PRIMARY KEY"
+
+    async def die_before_commit(self, database: Database) -> None:
+        connection = database._connections[0]  # type: ignore[attr-defined]
+        connection.set_trace_callback(lambda sql: die() if sql == "COMMIT" else None)
+
+    async def has_table(self, database: Database, table: str) -> bool:
+        async with database.reader() as reader:
+            return bool(await reader.scalar("SELECT count(*) FROM sqlite_master WHERE name = $1", table))
+
+
+class PostgreSQL(_Sql):
+    """A database with its own role."""
+
+    name = "postgresql"
+    unreachable = "postgresql://a:b@127.0.0.1:1/a"
+    _identity = "id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+
+    async def die_before_commit(self, database: Database) -> None:
+        async with database.transaction() as tx:
+            await tx.execute("""CREATE FUNCTION say_it() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE WARNING 'outbox written'; PERFORM pg_sleep(0.2); RETURN NULL; END $$""")
+            await tx.execute("CREATE TRIGGER say_it AFTER INSERT ON atoll.outbox EXECUTE FUNCTION say_it()")
+        (connection,) = database._writers._idle  # type: ignore[attr-defined]
+        connection.add_log_listener(lambda _connection, _message: die())
+
+    async def has_table(self, database: Database, table: str) -> bool:
+        async with database.reader() as reader:
+            return await reader.scalar("SELECT to_regclass($1)::text", table) is not None
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Sqlite, PostgreSQL)}
+
+
+def kind_of(name: str, url: str) -> Kind:
+    return KINDS[name](url)
+
+
+def write(folder: Path, file: tuple[str, str]) -> Path:
+    """A migration's file in `folder`, which is made when it is missing."""
+    folder.mkdir(exist_ok=True)
+    path = folder / file[0]
+    path.write_text(file[1])
+    return path
