@@ -89,5 +89,5 @@ async def provisioned_bus(folder: Path, contracts: Mapping[str, Contract]) -> As
     plan, port = BusPlan.of(contracts), free_port()
     administrator = Administrator(plan, BusServer("test", port, folder / "store"), {user: user[::-1] for user in users(plan)})
     async with nats_server(folder, configuration(plan, administrator.server, administrator.passwords), port) as server:
-        await administrator.apply(server.configuration, fresh=True)
+        await administrator.make()
         yield ProvisionedBus(server, administrator)

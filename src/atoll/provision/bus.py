@@ -27,6 +27,7 @@ __all__ = ["Administrator", "Made"]
 _CONNECT_S = 5.0
 _RELOADS = 20
 _SETTLE_S = 0.02
+_PROBE_S = 0.5
 _NANOSECONDS = 10**9
 _NOT_FOUND = 404
 
@@ -81,16 +82,29 @@ class Administrator:
         fresh.replace(file)
         return True
 
-    async def apply(self, file: Path, *, fresh: bool = False) -> Made:
-        """Writes the configuration, makes the running server read it, makes what is planned; returns when all of it answers.
+    async def apply(self, file: Path, *, prune: bool = False) -> Made:
+        """All of it on a running server: `write`, `reload`, `make`. Other connections go on undisturbed."""
+        if self.write(file):
+            await self.reload()
+        return await self.make(prune=prune)
 
-        `fresh`: the server was just started with this very file. Other connections go on undisturbed. Raises BusOutage with the
-        server's complaint when it refuses the configuration: it goes on with the former.
+    async def reload(self) -> None:
+        """Makes the running server read its configuration. Raises BusOutage with its complaint: it goes on with the former.
+
+        Twice, because what is new answers nobody after the first time; `make` sees to it that even more would be done.
         """
-        if self.write(file) or not fresh:
-            await self.reload()
-            await self.reload()
-        made = await self.make()
+        async with self._as(nats.SYSTEM_USER) as bus:
+            for _ in range(2):
+                answer = json.loads(await bus.request(f"$SYS.REQ.SERVER.{bus.wire.server_id}.RELOAD"))
+                if error := answer.get("error"):
+                    raise BusOutage(f"the bus refused its configuration: {error.get('description', error)}")
+
+    async def make(self, *, prune: bool = False) -> Made:
+        """Streams, durables and buckets as planned; returns when every service is answered by all it may ask.
+
+        With `prune`, leftover durables are deleted. Raises BusOutage.
+        """
+        made = await self._made(prune)
         for attempt in range(_RELOADS):
             if not (missing := await self._unanswered()):
                 return made
@@ -98,15 +112,7 @@ class Administrator:
             await self.reload()
         raise BusOutage(f"the bus does not answer: {', '.join(missing)}")
 
-    async def reload(self) -> None:
-        """Once. A new account's imports may answer "no responders" until another reload: `apply` knows."""
-        async with self._as(nats.SYSTEM_USER) as bus:
-            answer = json.loads(await bus.request(f"$SYS.REQ.SERVER.{bus.wire.server_id}.RELOAD"))
-        if error := answer.get("error"):
-            raise BusOutage(f"the bus refused its configuration: {error.get('description', error)}")
-
-    async def make(self, *, prune: bool = False) -> Made:
-        """Streams, durables and buckets as planned. With `prune` leftover durables are deleted."""
+    async def _made(self, prune: bool) -> Made:
         made = Made()
         async with self._as(nats.PLATFORM_ADMIN) as bus:
             for bucket in ("registry", "contracts"):
@@ -165,11 +171,11 @@ class Administrator:
         missing: list[str] = []
         for service in self.plan.services:
             async with self._as(nats.admin(service.name)) as bus:
-                for subject in _probes(self.plan, service):
-                    try:
-                        await bus.request(subject, b"{", timeout_s=1.0)
-                    except BusOutage as error:
-                        missing.append(f"{service.name} → {subject} ({error.detail})")
+                subjects = list(_probes(self.plan, service))
+                answers = await asyncio.gather(*(_answers(bus, subject) for subject in subjects))
+                missing += [
+                    f"{service.name} → {subject}" for subject, there in zip(subjects, answers, strict=True) if not there
+                ]
         return missing
 
 
@@ -182,6 +188,13 @@ def _probes(plan: BusPlan, service: BusService) -> Iterator[str]:
         yield information(source.stream)
         yield f"$JS.API.CONSUMER.MSG.NEXT.{source.stream}.{service.name}"
         yield f"$JS.API.CONSUMER.RESET.{source.stream}.{service.name}"
+
+
+async def _answers(bus: JetStreamBus, subject: str) -> bool:
+    with suppress(BusOutage):
+        await bus.request(subject, b"{", timeout_s=_PROBE_S)
+        return True
+    return False
 
 
 def _bucket(name: str) -> dict[str, Any]:
