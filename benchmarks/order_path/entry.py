@@ -28,7 +28,7 @@ import bench  # noqa: E402
 import peers  # noqa: E402
 
 SYSTEM = Path(peers.WORK) / "data" / "system"
-_KEPT = re.compile(r"^(ATOLL_|ORDER_PATH_|PYTHON|PATH$|HOME$|LANG$|LC_ALL$|TZ$)")
+_KEPT = re.compile(r"^(ATOLL_|PYTHON|PATH$|HOME$|LANG$|LC_ALL$|TZ$)")
 
 
 class Token:
@@ -53,13 +53,12 @@ def entry(database: str):  # type: ignore[no-untyped-def]  # the harness is unty
 
 
 def prepare(database: str, replicas: int, spec: dict) -> None:  # type: ignore[type-arg]
-    copy_system(replicas)
-    environment = {**os.environ, "ORDER_PATH_DATABASE": database}
-    subprocess.run([ATOLL, "up", "--detach"], cwd=SYSTEM, env=environment, check=True, stdout=subprocess.DEVNULL)
+    copy_system(database, replicas)
+    subprocess.run([ATOLL, "up", "--detach"], cwd=SYSTEM, check=True, stdout=subprocess.DEVNULL)
     try:
         Token.use(token())
         state = json.loads((SYSTEM / ".atoll" / "state.json").read_text())
-        spec["procs"].update(in_order({one["name"]: started_as(one, environment) for one in state["processes"]}))
+        spec["procs"].update(in_order({one["name"]: started_as(one) for one in state["processes"]}))
         orders = [one["name"] for one in state["processes"] if one["service"] == "orders" and one["kind"] == "service"]
         inventory = [one["name"] for one in state["processes"] if one["service"] == "inventory" and one["kind"] == "service"]
         bus = [one["name"] for one in state["processes"] if one["kind"] == "bus"]
@@ -69,9 +68,11 @@ def prepare(database: str, replicas: int, spec: dict) -> None:  # type: ignore[t
         subprocess.run([ATOLL, "down"], cwd=SYSTEM, check=True, stdout=subprocess.DEVNULL)
 
 
-def copy_system(replicas: int) -> None:
+def copy_system(database: str, replicas: int) -> None:
     shutil.rmtree(SYSTEM, ignore_errors=True)
     shutil.copytree(HERE / "system", SYSTEM, ignore=shutil.ignore_patterns(".atoll", "__pycache__"))
+    for kind in SYSTEM.glob("services/*/*/kind.py"):
+        kind.write_text(kind.read_text().replace('"sqlite"\n', f'"{database}"\n'))
     manifest = SYSTEM / "atoll.toml"
     text = manifest.read_text().replace("[services.orders]", f"[services.orders]\nreplicas = {replicas}")
     manifest.write_text(text + f'\n[gateway]\nport = {peers.GW}\npublic_url = "http://127.0.0.1:{peers.GW}"\n')
@@ -89,7 +90,7 @@ def token() -> str:
     return ask("/auth/token", form, "application/x-www-form-urlencoded")["access_token"]  # type: ignore[no-any-return]
 
 
-def started_as(process: dict, environment: dict[str, str]) -> dict[str, object]:  # type: ignore[type-arg]
+def started_as(process: dict) -> dict[str, object]:  # type: ignore[type-arg]
     """How the host started this process, as the harness wants it told."""
     proc = Path(f"/proc/{process['pid']}")
     argv = proc.joinpath("cmdline").read_bytes().decode().rstrip("\0").split("\0")

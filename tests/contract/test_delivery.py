@@ -189,10 +189,14 @@ async def test_a_holder_that_was_paused_commits_nothing_after_another_took_over(
     stolen = await world.database.journal.take_lease("orders", "paused", 5.0)
     assert stolen is not None
     assert stolen.epoch > lease.epoch
-    with pytest.raises(LeaseLost):
+
+    async def commit_late() -> None:
         async with world.database.transaction() as tx:
             await world.sql.record(tx, "late", 1)
             await world.database.journal.advance(tx, lease, 1, ["late-id"])
+
+    with pytest.raises(LeaseLost):
+        await commit_late()
 
     assert await world.effects() == []
 

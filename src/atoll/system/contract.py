@@ -63,7 +63,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """The parsed view. `document` is the whole JSON; `digest` identifies its meaning: 16 hex digits of canonical JSON's SHA-256."""
+    """The parsed view. `document` is the whole JSON; `digest`, 16 hex digits of its canonical form, identifies its meaning."""
 
     service: str
     digest: str

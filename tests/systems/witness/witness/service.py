@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from atoll import Delivery, Service, Transaction
+from atoll import Delivery, Service
+from atoll.sqlite import Transaction
 
 service = Service("witness", database="sqlite")
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from atoll import Service, Transaction
+from atoll import Service
+from inventory.kind import KIND
 
-service = Service("inventory", database=os.environ.get("ORDER_PATH_DATABASE", "sqlite"))
+if TYPE_CHECKING:
+    from atoll.sqlite import Transaction
+else:
+    from atoll import Transaction  # whichever the database has: both take the same statements
+
+service = Service("inventory", database=KIND)
 
 
 class OrderPlaced(Struct):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID, uuid4
 
 from msgspec import Meta, Struct
 
-from atoll import Event, Service, Transaction
+from atoll import Event, Service
+from orders.kind import KIND
+
+if TYPE_CHECKING:
+    from atoll.sqlite import Transaction
+else:
+    from atoll import Transaction  # whichever the database has: both take the same statements
 
 
 class OrderPlaced(Event, name="order_placed", key="order_id"):
@@ -28,7 +33,7 @@ class Order(Struct):
     qty: int
 
 
-service = Service("orders", database=os.environ.get("ORDER_PATH_DATABASE", "sqlite"), publishes=[OrderPlaced])
+service = Service("orders", database=KIND, publishes=[OrderPlaced])
 
 
 @service.post("/orders")
