@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import httpx
-import pytest
 
 from atoll.delivery import envelope
 from tests.support.auth import RunningAuth
@@ -15,6 +14,20 @@ from tests.support.waiting import until
 
 async def register(auth: RunningAuth, username: Any, password: Any = "long enough", **more: Any) -> httpx.Response:
     return await auth.http.post("/auth/users", json={"username": username, "password": password, **more})
+
+
+NO_USERS: list[tuple[Any, Any, list[str]]] = [
+    ("marie", "7 chars", ["password"]),
+    ("marie", "x" * 257, ["password"]),
+    ("", "long enough", ["username"]),
+    ("x" * 65, "short", ["username", "password"]),
+    (" marie", "long enough", ["username"]),
+    ("ma\nrie", "long enough", ["username"]),
+    ("marie\0", "long enough", ["username"]),
+    ("marie", "long enough\0", ["password"]),
+    (" ", "line\nbreak", ["username", "password"]),
+    (7, None, ["username", "password"]),
+]
 
 
 async def test_who_registers_can_sign_in_with_the_default_scopes(auth: RunningAuth) -> None:
@@ -40,10 +53,10 @@ async def test_a_registration_is_announced_under_the_users_id(auth: RunningAuth)
     assert (header.type, header.key) == ("auth.user_registered", user["id"])
 
 
-@pytest.mark.parametrize("name", ["ada", "ADA", "ａｄａ", "Straße", "STRASSE"])
-async def test_a_name_that_is_taken_is_refused_in_every_spelling(auth: RunningAuth, name: str) -> None:
-    await register(auth, "strasse")
-    assert (await register(auth, name)).status_code == 409
+async def test_a_name_that_is_taken_is_refused_in_every_spelling(auth: RunningAuth) -> None:
+    assert (await register(auth, "strasse")).status_code == 201
+    for name in ("ada", "ADA", "ａｄａ", "Straße", "STRASSE"):
+        assert (await register(auth, name)).status_code == 409, name
 
 
 async def test_a_refused_registration_announces_nothing(auth: RunningAuth) -> None:
@@ -53,24 +66,17 @@ async def test_a_refused_registration_announces_nothing(auth: RunningAuth) -> No
     assert sum(b'"ada"' in message.body for message in auth.broker.messages("auth")) == 1, "the seeded one's"
 
 
-@pytest.mark.parametrize(
-    ("username", "password", "fields"),
-    [
-        ("marie", "7 chars", ["password"]),
-        ("marie", "x" * 257, ["password"]),
-        ("", "long enough", ["username"]),
-        ("x" * 65, "short", ["username", "password"]),
-        (" marie", "long enough", ["username"]),
-        ("ma\nrie", "long enough", ["username"]),
-        (7, None, ["username", "password"]),
-    ],
-)
-async def test_what_cannot_be_a_user_is_refused_field_by_field(
-    auth: RunningAuth, username: Any, password: Any, fields: list[str]
-) -> None:
-    answer = await register(auth, username, password)
-    assert answer.status_code == 422
-    assert [fault["field"] for fault in answer.json()["errors"]] == fields
+async def test_what_cannot_be_a_user_is_refused_field_by_field(auth: RunningAuth) -> None:
+    for username, password, fields in NO_USERS:
+        answer = await register(auth, username, password)
+        assert answer.status_code == 422
+        assert [fault["field"] for fault in answer.json()["errors"]] == fields, (username, password)
+
+
+async def test_text_that_is_no_unicode_is_refused(auth: RunningAuth) -> None:
+    body = b'{"username": "\\ud800", "password": "\\ud800 long enough"}'
+    answer = await auth.http.post("/auth/users", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
 
 
 async def test_nobody_registers_with_scopes_of_their_own_choice(auth: RunningAuth) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ class RunningPostgreSQL:
         return provision.url(self.settings.port, name, password)
 
     def remove(self) -> None:
-        self.process.stop(engine.STOP)
+        self.process.stop(signal.SIGQUIT)  # at once: what it holds is deleted anyway
         engine.delete(self.settings)
 
 

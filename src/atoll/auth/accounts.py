@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Annotated
 
 import msgspec
 
 from atoll.auth.configuration import Account, Configuration
+from atoll.auth.oauth import is_text
 from atoll.auth.passwords import Passwords
 from atoll.auth.sql import Transaction
 from atoll.database.ports import Database
@@ -78,8 +79,8 @@ class Accounts:
 
     async def register(self, wanted: NewUser) -> User:
         """The new user, with the default scopes. Raises Conflict when the name is taken, Invalid when it is none."""
-        if not wanted.username.isprintable() or wanted.username != wanted.username.strip():
-            raise Invalid(faults=[{"field": "username", "detail": "begins or ends with a space, or has control characters"}])
+        if faults := list(_faults(wanted)):
+            raise Invalid(faults=faults)
         hashed = await self._passwords.hash(wanted.password)
         async with self._database.transaction() as tx:
             return await _add(tx, wanted.username, hashed, self._configuration.default_scopes)
@@ -123,6 +124,14 @@ async def _add(tx: Transaction, username: str, password_hash: str, scopes: Itera
         raise Conflict(f"the username {username} is taken", hint="choose another, or sign in")
     await tx.publish(UserRegistered(user_id=user.id, username=username))
     return user
+
+
+def _faults(wanted: NewUser) -> Iterator[dict[str, str]]:
+    """What a schema can't say. A password must be one that the token endpoint can be sent."""
+    if not wanted.username.isprintable() or wanted.username != wanted.username.strip():
+        yield {"field": "username", "detail": "begins or ends with a space, or has control characters"}
+    if not is_text(wanted.password):
+        yield {"field": "password", "detail": "has control characters"}
 
 
 def _key(username: str) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote_plus
+from typing import Annotated
+from urllib.parse import unquote_plus
 
 import msgspec
 
-__all__ = ["Credentials", "Granted", "OAuthError", "TokenRequest", "read"]
+__all__ = ["Credentials", "Granted", "OAuthError", "TokenForm", "TokenRequest", "is_text", "read"]
 
-_FORM = "application/x-www-form-urlencoded"
-_PARAMETERS_MAX = 20
 _STATUS = {"invalid_client": 401}
+_NOT_TEXT = re.compile("[^\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class OAuthError(Exception):
@@ -58,6 +60,18 @@ class TokenRequest:
         return value
 
 
+class TokenForm(msgspec.Struct, frozen=True):
+    """A token request. What must be there depends on `grant_type`; unknown parameters are ignored (§3.2)."""
+
+    grant_type: Annotated[str, msgspec.Meta(description="password, refresh_token or client_credentials")] = ""
+    username: str = ""
+    password: str = ""
+    refresh_token: str = ""
+    scope: Annotated[str, msgspec.Meta(description="space-separated; without it, all there is to have")] = ""
+    client_id: str = ""
+    client_secret: str = ""
+
+
 class Granted(msgspec.Struct, frozen=True, omit_defaults=True):
     """A token response (RFC 6749 §5.1). `expires_in` is in seconds."""
 
@@ -68,43 +82,36 @@ class Granted(msgspec.Struct, frozen=True, omit_defaults=True):
     refresh_token: str = ""
 
 
-def read(content_type: str, authorization: str, body: bytes) -> TokenRequest:
-    """What the client asks for. Raises OAuthError."""
-    if content_type.partition(";")[0].strip().lower() != _FORM:
-        raise OAuthError("invalid_request", f"the body must be {_FORM}")
-    parameters = _parameters(body)
-    grant_type = parameters.get("grant_type")
-    if not grant_type:
+def read(form: TokenForm, names: Sequence[str], authorization: str) -> TokenRequest:
+    """What the client asks for; `names` are the form's as they came. Raises OAuthError."""
+    if len(set(names)) != len(names):
+        raise OAuthError("invalid_request", "a parameter stands twice")
+    parameters = {name: value for name, value in msgspec.structs.asdict(form).items() if value}
+    if any(not is_text(value) for value in parameters.values()):
+        raise OAuthError("invalid_request", "a parameter has control characters")
+    if "grant_type" not in parameters:
         raise OAuthError("invalid_request", "grant_type is missing")
-    scope = parameters.get("scope")
     return TokenRequest(
-        grant_type=grant_type,
-        client=_credentials(authorization, parameters),
-        scopes=frozenset(scope.split()) if scope else None,
+        grant_type=form.grant_type,
+        client=_credentials(form, authorization),
+        scopes=frozenset(form.scope.split()) or None,
         parameters=parameters,
     )
 
 
-def _parameters(body: bytes) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_PARAMETERS_MAX)
-    except ValueError as error:
-        raise OAuthError("invalid_request", "the body is not a form in UTF-8") from error
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise OAuthError("invalid_request", "a parameter stands twice")
-    return found
+def is_text(value: str) -> bool:
+    """Whether it is what RFC 6749 lets a parameter hold: UNICODECHARNOCRLF of appendix A."""
+    return _NOT_TEXT.search(value) is None
 
 
-def _credentials(authorization: str, parameters: dict[str, str]) -> Credentials | None:
+def _credentials(form: TokenForm, authorization: str) -> Credentials | None:
     """HTTP Basic or in the body, never both (§2.3)."""
     basic = _basic(authorization)
-    client_id, secret = parameters.get("client_id"), parameters.get("client_secret")
     if basic is not None:
-        if secret is not None or client_id not in (None, basic.id):
+        if form.client_secret or form.client_id not in ("", basic.id):
             raise OAuthError("invalid_request", "the client proves itself in two ways")
         return basic
-    return Credentials(client_id, secret) if client_id else None
+    return Credentials(form.client_id, form.client_secret or None) if form.client_id else None
 
 
 def _basic(authorization: str) -> Credentials | None:
@@ -115,6 +122,6 @@ def _basic(authorization: str) -> Credentials | None:
         client_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
         colon = ""
-    if not colon:
+    if not colon or not is_text(unquote_plus(client_id)):
         raise OAuthError("invalid_client", "the Authorization header is not HTTP Basic")
     return Credentials(unquote_plus(client_id), unquote_plus(secret))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, TypeVar, cast
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from atoll.auth import accounts, oauth
 from atoll.auth.accounts import Accounts, NewUser
 from atoll.auth.configuration import Configuration
 from atoll.auth.grants import Grants
-from atoll.auth.oauth import OAuthError
+from atoll.auth.oauth import Granted, OAuthError, TokenForm
 from atoll.auth.passwords import Busy, Passwords
-from atoll.auth.signing import NotSigning, Signing
+from atoll.auth.signing import KeysPublished, NotSigning, Signing
 from atoll.database.ports import Database
 from atoll.errors import Conflict, Unauthorized
-from atoll.service.parameters import Body, Header
+from atoll.service.parameters import Form
 from atoll.service.principal import Principal
 from atoll.service.router import Router
 
@@ -27,6 +28,7 @@ __all__ = ["operations"]
 _FORM_LIMIT_BYTES = 16_384
 _UNCACHED = {"cache-control": "no-store", "pragma": "no-cache"}  # RFC 6749 §5.1
 
+T = TypeVar("T")
 operations = Router("/auth")
 
 
@@ -53,29 +55,27 @@ async def register(user: NewUser, known: Accounts) -> Registered:
 
 
 @operations.post("/token", public=True, status=200, body_limit_bytes=_FORM_LIMIT_BYTES, raises=[NotSigning, Busy])
-async def token(
-    form: Annotated[bytes, Body()],
-    grants: Grants,
-    content_type: Annotated[str, Header()] = "",
-    authorization: Annotated[str, Header()] = "",
-) -> Response:
-    """Signs in, refreshes, or gives a client its token: RFC 6749, form-encoded.
+async def token(form: Annotated[TokenForm, Form()], request: Request, grants: Grants) -> Granted:
+    """Signs in, refreshes, or gives a client its token (RFC 6749).
 
     `grant_type` is `password` (`username`, `password`), `refresh_token` (`refresh_token`) or `client_credentials` (HTTP Basic,
-    or `client_id` and `client_secret`); `scope` narrows what the token may do. Errors are RFC 6749's.
+    or `client_id` and `client_secret`); `scope` narrows what the token may do. Errors are those of RFC 6749 §5.2.
     """
+    names = [name for name, _ in (await request.form()).multi_items()]
     try:
-        granted = await grants.grant(oauth.read(content_type, authorization, form))
+        granted = await grants.grant(oauth.read(form, names, request.headers.get("authorization", "")))
     except OAuthError as error:
         challenge = {"www-authenticate": 'Basic realm="auth"'} if error.status == 401 else {}
-        return _json(error.body, error.status, _UNCACHED | challenge)
-    return _json(granted, 200, _UNCACHED)
+        return _answer(Granted, error.body, error.status, _UNCACHED | challenge)
+    return _answer(Granted, granted, 200, _UNCACHED)
 
 
 @operations.get("/jwks", public=True)
-async def jwks(signing: Signing) -> Response:
+async def jwks(signing: Signing) -> KeysPublished:
     """The public keys that tokens are verified with (RFC 7517)."""
-    return Response(signing.key_set.serialize(), media_type="application/json", headers={"cache-control": "public, max-age=60"})
+    keys = signing.key_set
+    published = KeysPublished(keys=list(keys.keys), version=keys.version)
+    return _answer(KeysPublished, published, 200, {"cache-control": "public, max-age=60"})
 
 
 @operations.get("/me")
@@ -126,5 +126,6 @@ async def seed(known: Accounts) -> None:
     await known.seed()
 
 
-def _json(content: object, status: int, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(content), status, headers, "application/json")
+def _answer(documented: type[T], content: object, status: int, headers: Mapping[str, str]) -> T:
+    """A Response where the contract shall say `documented`: a Response is sent as it is, headers and all."""
+    return cast(T, Response(msgspec.json.encode(content), status, headers, "application/json"))

@@ -55,7 +55,7 @@ class EventMeta(StructMeta):
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class Event(msgspec.Struct, metaclass=EventMeta):
+class Event(msgspec.Struct, metaclass=EventMeta, frozen=True):
     """Base of everything a service publishes: `class OrderPlaced(Event, name="order_placed", key="order_id")`.
 
     On the wire its type is `<service>.<name>`. Events with the same key reach every subscriber in the order they were
