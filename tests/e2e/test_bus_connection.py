@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from atoll.bus.jetstream import JetStreamBus
-from atoll.bus.ports import Message
+from atoll.bus.ports import Interrupted, Message
 from atoll.bus.wire import Endpoint
 from atoll.errors import BusOutage, SystemMistake
 from tests.support.contracts import shop_on_the_bus
@@ -139,3 +140,55 @@ def test_what_is_not_a_bus_url_is_a_mistake(url: str) -> None:
 
 def test_credentials_in_a_bus_url_are_decoded() -> None:
     assert Endpoint.parse("nats://orders:p%40%2F@bus") == Endpoint("bus", 4222, "orders", "p@/")
+
+
+async def test_through_kills_of_the_server_everything_comes_once_and_in_order(tmp_path: Path) -> None:
+    """A publisher that repeats what was not acknowledged, a consumer that goes on from its cursor."""
+    batches, kills = 200, 5
+    async with provisioned_bus(tmp_path / "nats", shop_on_the_bus()) as provisioned:
+        publisher, consumer = JetStreamBus(provisioned.url("orders")), JetStreamBus(provisioned.url("inventory"))
+        got: list[int] = []
+        for bus in (publisher, consumer):
+            await bus.start()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            tasks.create_task(_publish_all(publisher, batches, got))
+            tasks.create_task(_consume_all(consumer, got, batches * 20))
+            for kill in range(1, kills + 1):
+                await until(lambda kill=kill: len(got) > kill * batches * 20 // (kills + 2), 30)  # type: ignore[misc]
+                provisioned.server.kill()
+                await provisioned.server.start()
+
+        assert got == list(range(batches * 20))
+        assert publisher.wire.reconnects == kills
+        for bus in (publisher, consumer):
+            await bus.close()
+
+
+async def _publish_all(bus: JetStreamBus, batches: int, got: list[int]) -> None:
+    """Not far ahead of the consumer, so that every kill hits both."""
+    for first in range(0, batches * 20, 20):
+        await until(lambda first=first: len(got) > first - 200, 30)  # type: ignore[misc]
+        numbers = range(first, first + 20)
+        batch = [Message("event.orders.order_placed.0", b"Nats-Msg-Id: %d\r\n" % n, b"%d" % n) for n in numbers]
+        while True:
+            try:
+                await bus.publish(batch)
+                break
+            except BusOutage:
+                await bus.wait_connected(5)
+
+
+async def _consume_all(bus: JetStreamBus, got: list[int], count: int) -> None:
+    source, cursor = bus.source("orders", "inventory"), 0
+    while len(got) < count:
+        try:
+            events = await source.pull(64, 1)
+        except (Interrupted, BusOutage):
+            await bus.wait_connected(5)
+            with contextlib.suppress(BusOutage):
+                await source.reset(cursor + 1)
+            continue
+        if events:
+            got += [int(event.body) for event in events]
+            cursor = events[-1].sequence
+            source.acknowledge(cursor)
