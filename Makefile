@@ -23,7 +23,7 @@ lint: $(VENV)/dev.stamp ## ruff, and the import contract of the rooms
 types: $(VENV)/dev.stamp ## mypy --strict on src, tests and the shop; pyright on the README's service
 	$(BIN)/mypy
 	@for service in examples/shop/services/* benchmarks/order_path/system/services/* tests/systems/witness; do \
-	  echo "mypy $$service"; MYPYPATH=$$service $(BIN)/mypy --strict -p $${service##*/} || exit 1; done
+	  echo "mypy $$service"; MYPYPATH=$$service $(BIN)/mypy --config-file= --strict -p $${service##*/} || exit 1; done
 	$(BIN)/pyright --project tests/typing
 
 suite: $(VENV)/dev.stamp ## the tests alone
