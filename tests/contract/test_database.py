@@ -296,6 +296,7 @@ async def test_an_expired_lease_is_taken_by_another(database: Database) -> None:
 
     after = await until(lambda: database.journal.take_lease("orders", "two", FOREVER_S))
 
+    assert after is not None
     assert after.epoch > before.epoch
     assert not after.released
 
