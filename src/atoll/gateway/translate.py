@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from atoll.gateway.ir import PUBLIC, Cluster, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
-from atoll.gateway.known import Known
+from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.offers import HEALTH, Offer, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
@@ -42,10 +42,16 @@ def translate(known: Known, listener: Listener) -> Gateway:
         routes=_with_refusals(routes),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=documents(merge(system, offered)),
-        owned=tuple(sorted({HEALTH, *(entry.prefix for entry in routed(system).values() if entry.prefix != "/")})),
+        owned=_owned(system),
         fallback=system.fallback if system.fallback in clusters else None,
         faults=tuple(faults),
     )
+
+
+def _owned(system: SystemEntry) -> tuple[str, ...]:
+    """What never falls back: the prefixes of all services but the fallback itself."""
+    others = {entry.prefix for name, entry in routed(system).items() if name != system.fallback}
+    return tuple(sorted({HEALTH, *others} - {"/"}))
 
 
 def _whole(known: Known, service: str) -> Cluster:
