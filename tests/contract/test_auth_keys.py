@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 from atoll.auth.accounts import UserRegistered
@@ -109,3 +110,18 @@ async def test_too_many_passwords_at_once_are_turned_away() -> None:
     passwords.close()
     assert [isinstance(outcome, Busy) for outcome in outcomes].count(True) == 2
     assert [outcome for outcome in outcomes if not isinstance(outcome, Busy)] == [False] * 3
+
+
+async def test_an_unknown_user_takes_as_long_as_a_wrong_password() -> None:
+    passwords = Passwords()
+    encoded = await passwords.hash("correct horse")
+    known = min([await _seconds(passwords, encoded) for _ in range(7)])
+    unknown = min([await _seconds(passwords, None) for _ in range(7)])
+    passwords.close()
+    assert 0.6 < known / unknown < 1.6
+
+
+async def _seconds(passwords: Passwords, encoded: str | None) -> float:
+    begin = time.perf_counter()
+    assert not await passwords.verify(encoded, "incorrect horse")
+    return time.perf_counter() - begin
