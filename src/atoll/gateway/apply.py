@@ -30,7 +30,7 @@ Files = Mapping[str, bytes]
 def steps(old: Files, new: Mapping[str, list[Json]]) -> Iterator[tuple[str, bytes]]:
     """What to write, in which order, to get from `old` contents to `new` resources."""
     wanted = {kind: body(new[kind]) for kind in TYPES}
-    both = [*new["cds"], *_leaving(old.get("cds", b""), new["cds"])]
+    both = sorted([*new["cds"], *_leaving(old.get("cds", b""), new["cds"])], key=lambda cluster: str(cluster["name"]))
     order = [("ecds", wanted["ecds"]), ("cds", body(both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
     current = dict(old)
     for kind, content in [*order, ("lds", wanted["lds"])]:

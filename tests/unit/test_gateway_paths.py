@@ -1,0 +1,44 @@
+"""Path templates: what they match, and which comes first."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from atoll.gateway.paths import Path, parameters
+
+
+@pytest.mark.parametrize(
+    ("template", "yes", "no"),
+    [
+        ("/orders/{id}", ["/orders/7", "/orders/a.b", "/orders/%20"], ["/orders", "/orders/", "/orders/7/x", "/orders/7/"]),
+        ("/a.b/{id}", ["/a.b/1"], ["/axb/1"]),
+        ("/f/{rest:path}", ["/f/a", "/f/a/b", "/f/"], ["/f", "/g/a"]),
+        ("/f/{+rest}", ["/f/a/b"], ["/f"]),
+        ("/o/{id}.pdf", ["/o/7.pdf"], ["/o/7pdf", "/o/.pdf", "/o/7.pdfx"]),
+        ("/o/{a}-{b}", ["/o/1-2"], ["/o/12", "/o/-2"]),
+    ],
+)
+def test_a_parameter_is_one_segment(template: str, yes: list[str], no: list[str]) -> None:
+    pattern = re.compile(Path(template).regex)
+
+    assert [path for path in yes if not pattern.fullmatch(path)] == []
+    assert [path for path in no if pattern.fullmatch(path)] == []
+
+
+def test_a_literal_path_is_as_it_stands_in_a_request_line() -> None:
+    assert Path("/größe/a b").literal == "/gr%C3%B6%C3%9Fe/a%20b"
+    assert Path("/orders/{id}").literal is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "under"), [("/", True), ("/orders", True), ("/orders/7", True), ("/order", False), ("/orders/77", False)]
+)
+def test_a_prefix_is_whole_segments(prefix: str, under: bool) -> None:
+    assert Path("/orders/7").under(prefix) is under
+
+
+def test_parameters_by_the_names_that_openapi_has() -> None:
+    assert parameters("/f/{id}/{rest:path}") == ["id", "rest"]
+    assert parameters("/f/{+rest}") == ["rest"]

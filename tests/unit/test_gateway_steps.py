@@ -1,0 +1,79 @@
+"""From one set of files to the next: clusters before the routes that use them, and after those that no longer do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from atoll.gateway.apply import steps
+from atoll.gateway.files import body, version, write, write_initial
+from atoll.gateway.ir import Endpoint, Listener
+from atoll.gateway.known import SystemEntry
+from atoll.gateway.xds.folders import TYPES
+
+Resources = dict[str, list[dict[str, Any]]]
+
+
+def _resources(clusters: str, routes: str, keys: str = "a") -> Resources:
+    return {
+        "ecds": [{"keys": keys}],
+        "cds": [{"name": name} for name in clusters],
+        "rds": [{"routes": routes}],
+        "lds": [{"name": "listener"}],
+    }
+
+
+def _files(resources: Resources) -> dict[str, bytes]:
+    return {kind: body(resources[kind]) for kind in TYPES}
+
+
+def _told(old: Resources, new: Resources) -> list[str]:
+    """Each step as `cds ab` (names of the clusters) or `rds`."""
+    found = []
+    for kind, content in steps(_files(old), new):
+        names = "".join(one["name"] for one in json.loads(content)["resources"]) if kind == "cds" else ""
+        found.append(f"{kind} {names}".strip())
+    return found
+
+
+def test_nothing_changed_nothing_written() -> None:
+    assert _told(_resources("ab", "1"), _resources("ab", "1")) == []
+
+
+def test_a_new_cluster_comes_before_the_routes_that_use_it() -> None:
+    assert _told(_resources("a", "1"), _resources("ab", "2")) == ["cds ab", "rds"]
+
+
+def test_a_cluster_goes_after_the_routes_that_used_it() -> None:
+    assert _told(_resources("ab", "1"), _resources("b", "2")) == ["rds", "cds b"]
+
+
+def test_one_cluster_for_another() -> None:
+    assert _told(_resources("a", "1"), _resources("b", "2")) == ["cds ab", "rds", "cds b"]
+
+
+def test_new_keys_touch_nothing_else() -> None:
+    assert _told(_resources("a", "1"), _resources("a", "1", keys="b")) == ["ecds"]
+
+
+def test_the_version_of_a_file_is_its_content() -> None:
+    assert version(body([{"a": 1}])) == version(body([{"a": 1}])) != version(body([{"a": 2}]))
+
+
+def test_a_file_is_written_only_when_its_content_changes(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.json"
+
+    assert [write(path, b"1"), write(path, b"1"), write(path, b"2")] == [True, False, True]
+    assert [one.name for one in path.parent.iterdir()] == ["file.json"]
+
+
+def test_the_first_files_are_complete(tmp_path: Path) -> None:
+    """Envoy does not start, or never sees a listener, when a file that is referred to is missing."""
+    system = SystemEntry("shop", "http://localhost:8080", "http://localhost:8080/auth", "shop")
+
+    bootstrap = write_initial(tmp_path, Listener("127.0.0.1", 8080), Endpoint("127.0.0.1", 9901), system)
+
+    referred = [part for part in bootstrap.read_text().split('"') if part.startswith(str(tmp_path))]
+    referred += [part for part in (tmp_path / "lds/lds.json").read_text().split('"') if part.startswith(str(tmp_path))]
+    assert [path for path in referred if not Path(path).exists() and not path.endswith("access.log")] == []

@@ -1,0 +1,243 @@
+"""From what is known to what the gateway does: who gets a path, which replicas, what is left out and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from atoll.gateway.ir import PUBLIC, Endpoint, Gateway, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.known import Known, ServiceEntry
+from atoll.gateway.translate import translate
+from tests.support.gateway import contract, known, replica
+
+LISTENER = Listener("127.0.0.1", 8080)
+PUBLIC_GET: dict[str, Any] = {"get": {"security": []}}
+
+
+def _translate(what: Known) -> Gateway:
+    return translate(what, LISTENER)
+
+
+def _routes(gateway: Gateway) -> dict[str, Route]:
+    return {route.name: route for route in gateway.routes if isinstance(route, Route)}
+
+
+def _order(gateway: Gateway) -> list[str]:
+    return [f"{'405' if isinstance(one, MethodRefusal) else '|'.join(one.methods)} {one.path}" for one in gateway.routes]
+
+
+def _endpoints(gateway: Gateway) -> dict[str, list[str]]:
+    return {cluster.name: [str(one) for one in cluster.endpoints] for cluster in gateway.clusters}
+
+
+def test_text_beats_parameter_segment_by_segment_and_the_refusal_comes_last() -> None:
+    orders = contract(
+        "orders",
+        {
+            "/orders/{id}": {"get": {}, "delete": {}},
+            "/orders/{id}/lines": PUBLIC_GET,
+            "/orders/files/{rest:path}": PUBLIC_GET,
+            "/orders/{id}.pdf": PUBLIC_GET,
+            "/orders/search": {"post": {}},
+            "/orders": PUBLIC_GET,
+            "/orders/search/lines": PUBLIC_GET,
+        },
+    )
+
+    assert _order(_translate(known(orders))) == [
+        "GET|HEAD /orders",
+        "405 /orders",
+        "GET|HEAD /orders/files/{rest:path}",
+        "405 /orders/files/{rest:path}",
+        "POST /orders/search",
+        "405 /orders/search",
+        "GET|HEAD /orders/search/lines",
+        "405 /orders/search/lines",
+        "GET|HEAD /orders/{id}.pdf",
+        "405 /orders/{id}.pdf",
+        "GET|HEAD /orders/{id}",
+        "DELETE /orders/{id}",
+        "405 /orders/{id}",
+        "GET|HEAD /orders/{id}/lines",
+        "405 /orders/{id}/lines",
+    ]
+
+
+def test_paths_that_differ_in_parameter_names_are_one() -> None:
+    orders = contract("orders", {"/orders/{id}": PUBLIC_GET, "/orders/{order_id}": {"put": {}}})
+
+    refusals = [one for one in _translate(known(orders)).routes if isinstance(one, MethodRefusal)]
+
+    assert [one.allow for one in refusals] == [("GET", "HEAD", "PUT")]
+
+
+def test_an_operation_for_head_takes_it_from_get() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "get"}, "head": {"operationId": "head"}}})
+
+    routes = _routes(_translate(known(orders)))
+
+    assert (routes["orders.get"].methods, routes["orders.head"].methods) == (("GET",), ("HEAD",))
+
+
+@pytest.mark.parametrize(
+    ("operation", "rule"),
+    [
+        ({"security": []}, PUBLIC),
+        ({"security": [{"token": []}]}, TokenRule()),
+        ({"security": [{"token": ["orders:read"]}]}, TokenRule(scope="orders:read")),
+        ({}, TokenRule()),
+    ],
+)
+def test_a_token_is_needed_unless_an_operation_says_that_it_is_public(operation: dict[str, Any], rule: TokenRule) -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "own", **operation}}})
+
+    assert _routes(_translate(known(orders)))["orders.own"].token == rule
+
+
+@pytest.mark.parametrize(
+    ("operation", "timeout_s"), [({}, 15.0), ({"x-atoll-timeout-s": 20}, 30.0), ({"x-atoll-streaming": True}, None)]
+)
+def test_the_gateway_waits_longer_than_the_handler_may_take(operation: dict[str, Any], timeout_s: float | None) -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "own", **operation}}})
+
+    assert _routes(_translate(known(orders)))["orders.own"].timeout_s == timeout_s
+
+
+def test_only_get_and_head_are_repeated_after_they_were_sent() -> None:
+    orders = contract("orders", {"/orders": {method: {"operationId": method} for method in ("get", "post", "put", "delete")}})
+
+    repeatable = {route.methods[0] for route in _routes(_translate(known(orders))).values() if route.repeatable}
+
+    assert repeatable == {"GET"}
+
+
+def test_a_path_outside_of_the_prefix_or_of_the_gateway_itself_has_no_route() -> None:
+    orders = contract("orders", {"/stock": PUBLIC_GET, "/ordersx": PUBLIC_GET, "/orders": PUBLIC_GET})
+    root = contract("root", {"/docs": PUBLIC_GET, "/openapi.json": PUBLIC_GET, "/health/live": PUBLIC_GET, "/home": PUBLIC_GET})
+    services = {
+        "orders": ServiceEntry("service", "/orders", (orders.digest,)),
+        "root": ServiceEntry("client", "/", (root.digest,)),
+    }
+
+    gateway = _translate(known(orders, root, services=services))
+
+    assert sorted(_routes(gateway)) == ["orders.get_/orders", "root.get_/home"]
+    assert len(gateway.faults) == 5
+    assert "orders.get_/stock: GET /stock has no route: its paths must be under /orders" in gateway.faults
+
+
+def test_the_longest_prefix_owns_a_path() -> None:
+    orders = contract("orders", {"/orders/{id}": PUBLIC_GET})
+    home = contract("home", {"/orders/history": PUBLIC_GET, "/history": PUBLIC_GET})
+    services = {
+        "home": ServiceEntry("client", "/", (home.digest,)),
+        "orders": ServiceEntry("service", "/orders", (orders.digest,)),
+    }
+
+    gateway = _translate(known(home, orders, services=services))
+
+    assert sorted(_routes(gateway)) == ["home.get_/history", "orders.get_/orders/{id}"]
+    assert gateway.faults == ("home.get_/orders/history: GET /orders/history has no route: the path belongs to orders",)
+
+
+def test_a_simulator_has_no_routes() -> None:
+    provider = contract("provider", {"/provider": PUBLIC_GET})
+
+    gateway = _translate(known(provider, services={"provider": ServiceEntry("simulator", "/provider", (provider.digest,))}))
+
+    assert (gateway.routes, gateway.clusters) == ((), ())
+
+
+OLD = contract("orders", {"/orders": {"get": {"operationId": "own"}}, "/orders/old": {"get": {"operationId": "old"}}})
+NEW = contract(
+    "orders",
+    {
+        "/orders": {"get": {"operationId": "own", "security": [{"token": ["orders:read"]}]}},
+        "/orders/new": {"get": {"operationId": "new"}},
+    },
+)
+
+
+def test_without_replicas_the_routes_are_there_and_lead_to_nobody() -> None:
+    gateway = _translate(known(OLD))
+
+    assert _routes(gateway)["orders.own"].cluster == "orders"
+    assert _endpoints(gateway) == {"orders": []}
+
+
+def test_routes_go_to_replicas_whose_contract_offers_the_operation() -> None:
+    replicas = (replica(OLD, "orders-1", "127.0.0.1:1"), replica(NEW, "orders-2", "127.0.0.1:2"))
+
+    gateway = _translate(known(OLD, NEW, replicas=replicas))
+
+    routes = _routes(gateway)
+    assert routes["orders.own"].cluster == "orders"
+    assert routes["orders.old"].cluster == f"orders@{OLD.digest}"
+    assert routes["orders.new"].cluster == f"orders@{NEW.digest}"
+    assert _endpoints(gateway) == {
+        "orders": ["127.0.0.1:1", "127.0.0.1:2"],
+        f"orders@{OLD.digest}": ["127.0.0.1:1"],
+        f"orders@{NEW.digest}": ["127.0.0.1:2"],
+    }
+
+
+def test_the_newest_contract_says_what_an_operation_needs() -> None:
+    assert _routes(_translate(known(OLD, NEW)))["orders.own"].token == TokenRule(scope="orders:read")
+    assert _routes(_translate(known(NEW, OLD)))["orders.own"].token == TokenRule()
+
+
+def test_a_new_operation_that_no_replica_offers_yet_is_503_rather_than_404() -> None:
+    gateway = _translate(known(OLD, NEW, replicas=(replica(OLD, "orders-1", "127.0.0.1:1"),)))
+
+    assert _endpoints(gateway)[_routes(gateway)["orders.new"].cluster] == []
+
+
+def test_a_replica_with_a_contract_that_is_no_longer_listed_keeps_its_operations() -> None:
+    what = known(OLD, NEW, replicas=(replica(OLD, "orders-1", "127.0.0.1:1"),))
+    what.system.services["orders"] = ServiceEntry("service", "/orders", (NEW.digest,))
+
+    gateway = _translate(what)
+
+    assert "orders.old" in _routes(gateway)
+    assert _routes(gateway)["orders.own"].token == TokenRule(scope="orders:read")
+
+
+def test_a_contract_that_is_missing_from_the_bucket_is_a_fault() -> None:
+    what = known(OLD)
+    what.system.services["orders"] = ServiceEntry("service", "/orders", (OLD.digest, "0123456789abcdef"))
+
+    gateway = _translate(what)
+
+    assert gateway.faults == ("orders: the contract 0123456789abcdef is not in the bucket",)
+    assert "orders.own" in _routes(gateway)
+
+
+def test_the_fallback_has_what_no_service_owns() -> None:
+    legacy = contract("legacy", {})
+
+    gateway = _translate(known(OLD, legacy, fallback="legacy"))
+
+    assert gateway.fallback == "legacy"
+    assert gateway.owned == ("/health", "/orders")
+    assert _translate(known(OLD, fallback="nobody")).fallback is None
+
+
+def test_the_same_input_gives_the_same_gateway_in_any_order() -> None:
+    replicas = [replica(OLD, f"orders-{number}", f"127.0.0.1:{number}") for number in range(1, 5)]
+
+    assert _translate(known(OLD, replicas=tuple(replicas))) == _translate(known(OLD, replicas=tuple(reversed(replicas))))
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1", ":80", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:x"])
+def test_an_address_without_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"host:port|invalid literal"):
+        Endpoint.parse(address)
+
+
+def test_addresses_survive_a_round_trip() -> None:
+    assert [str(Endpoint.parse(one)) for one in ("127.0.0.1:80", "[::1]:80", "orders:80")] == [
+        "127.0.0.1:80",
+        "[::1]:80",
+        "orders:80",
+    ]
