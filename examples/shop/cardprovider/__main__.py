@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import uvicorn
@@ -10,7 +11,7 @@ import uvicorn
 from cardprovider.app import provider
 from cardprovider.ledger import Ledger
 
-LEDGER = Path(".atoll/data/cardprovider/ledger.sqlite")
+LEDGER = Path(os.environ.get("ATOLL_DATA_DIR", ".")) / "ledger.sqlite"
 
 
 def main() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from atoll.mongodb import Database
 
 from atoll import Conflict, Router
 from catalog.product import Product
-from catalog.range import take_in
+from catalog.assortment import take_in
 from catalog.settings import CatalogSettings
 
 __all__ = ["SAMPLES", "router", "take_in_samples"]
@@ -25,7 +25,12 @@ SAMPLES = (
     ("salt-cellar", "Salt cellar", "22.00", "Olive wood with a lid that swings aside. Comes with 100 g of grey sea salt."),
     ("fishing-sweater", "Fisherman’s sweater", "129.00", "Knitted in the round from oiled wool, so that rain runs off it."),
     ("canvas-bag", "Canvas bag", "34.50", "Sailcloth from boats that have sailed enough. Holds fifteen litres."),
-    ("tide-clock", "Tide clock", "78.00", "One hand, once around in 12 hours and 25 minutes: high, low, and what is in between."),
+    (
+        "tide-clock",
+        "Tide clock",
+        "78.00",
+        "One hand, once around in 12 hours and 25 minutes: high, low, and what is in between.",
+    ),
     ("harbour-print", "Harbour print", "27.00", "Linocut of a small harbour at dawn, A3, numbered and signed."),
     ("seaweed-soap", "Seaweed soap", "7.80", "Olive oil, sea salt and bladderwrack. Smells of low tide, in a good way."),
     ("copper-kettle", "Copper kettle", "94.00", "Hammered copper, tinned inside, for 1.2 litres. It sings."),
@@ -55,9 +60,8 @@ async def take_in_samples(database: Database, settings: CatalogSettings) -> None
 
 
 async def _take_in(database: Database) -> None:
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(microsecond=0)
     async with database.transaction() as tx:
         await tx.insert("notes", {"_id": "samples", "at": now})
-        for place, (sku, name, price, description) in enumerate(SAMPLES):
-            added_at = (now + timedelta(milliseconds=place)).replace(microsecond=0)
-            await take_in(tx, Product(sku, name, Decimal(price), "EUR", description, added_at))
+        for sku, name, price, description in SAMPLES:
+            await take_in(tx, Product(sku, name, Decimal(price), "EUR", description, now))

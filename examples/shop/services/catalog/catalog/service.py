@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atoll import Service
-from catalog import browsing, range, samples
+from catalog import assortment, browsing, samples
 from catalog.events import PriceChanged, ProductAdded, ProductRetired
 
 service = Service(
@@ -14,5 +14,5 @@ service = Service(
     publishes=[ProductAdded, PriceChanged, ProductRetired],
 )
 service.include(browsing.router)
-service.include(range.router)
+service.include(assortment.router)
 service.include(samples.router)
