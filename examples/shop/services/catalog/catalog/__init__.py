@@ -1,1 +1,1 @@
-"""The catalog service. `service.py` puts it together; `browsing.py` is what everybody asks, `assortment.py` what staff changes."""
+"""The catalog service. `service.py` puts it together; `browsing.py` is what all may ask, `assortment.py` what staff changes."""

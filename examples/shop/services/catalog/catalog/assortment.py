@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from atoll.mongodb import Transaction
 from msgspec import Meta, Struct
 
 from atoll import Conflict, Invalid, NotFound, Router
+from atoll.mongodb import Transaction
 from catalog.events import PriceChanged, ProductAdded, ProductRetired
 from catalog.product import PRODUCTS, Product, document, folded
 

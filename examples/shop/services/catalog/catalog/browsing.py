@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from atoll.mongodb import Transaction
 from msgspec import Meta
 
 from atoll import Invalid, NotFound, Page, Router
+from atoll.mongodb import Transaction
 from catalog.product import PRODUCTS, Product, folded
 
 __all__ = ["router"]
@@ -26,7 +26,7 @@ async def products(
     limit: Annotated[int, Meta(ge=1, le=100)] = 20,
     after: Annotated[str, Meta(max_length=500)] = "",
 ) -> Page[Product]:
-    """Products on sale by name. `q`: those that have each of its words, or parts of words, somewhere in name, description or sku.
+    """Products on sale, by name. `q` finds those with each of its words, or parts of words, in name, description or sku.
 
     `after` is the `next` of the page before.
     """

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from atoll.mongodb import Database
-
 from atoll import Conflict, Router
-from catalog.product import Product
+from atoll.mongodb import Database
 from catalog.assortment import take_in
+from catalog.product import Product
 from catalog.settings import CatalogSettings
 
 __all__ = ["SAMPLES", "router", "take_in_samples"]
