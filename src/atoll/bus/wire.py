@@ -27,6 +27,7 @@ logger = logging.getLogger("atoll.bus")
 _END = b"\r\n"
 _VERSION_LINE = b"NATS/1.0\r\n"
 _VERSION_BYTES = len(_VERSION_LINE)
+_FRAME_BYTES = _VERSION_BYTES + len(_END)  # what a header block has besides its lines
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.02, 1.0
 _HANDSHAKE_S = 5.0
 _MISSED_PINGS = 2
@@ -328,29 +329,29 @@ class Wire:
 
     async def publish(self, messages: Sequence[Message], timeout_s: float) -> None:
         """One write, then as many acknowledgements as messages. Raises BusOutage, or Bug for one that is too large."""
-        lines, longest = [], self.max_payload_bytes
-        await self._clear_to_write()
-        token, future = self._expect(len(messages), lambda: {message.subject for message in messages})
-        reply = f"{self.inbox}.{token.decode()}".encode()
+        token, lines = self._new_token(), []
+        reply = self._reply(token).encode()
         for message in messages:
             headers, body = message.headers, message.body
-            before = len(headers) + _VERSION_BYTES + 2
+            before = len(headers) + _FRAME_BYTES
             total = before + len(body)
-            if total > longest:
-                del self._expected[token]
-                raise _too_large(message.subject, total, longest)
-            lines.append(
-                b"HPUB %s %s %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
-                % (message.subject.encode(), reply, before, total, headers, body)
-            )
+            if total > self.max_payload_bytes:
+                raise _too_large(message, self.max_payload_bytes)
+            subject = message.subject.encode()
+            lines.append(b"HPUB %s %s %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n" % (subject, reply, before, total, headers, body))
+        await self._clear_to_write(timeout_s)
+        future = self._expect(token, len(messages), lambda: {message.subject for message in messages})
         self.write(b"".join(lines))
         await self._within(token, future, timeout_s, f"{len(messages)} event(s) to be acknowledged")
 
     async def request(self, message: Message, timeout_s: float, *, many: bool = False) -> list[Answer]:
         """One answer; with `many` all of them up to and including the first that is a status. Raises BusOutage."""
-        await self._clear_to_write()
-        token, future = self._expect(-1 if many else 0, lambda: {message.subject})
-        self.write(frame(message, f"{self.inbox}.{token.decode()}"))
+        if len(message.headers) + len(message.body) + _FRAME_BYTES > self.max_payload_bytes:
+            raise _too_large(message, self.max_payload_bytes)
+        await self._clear_to_write(timeout_s)
+        token = self._new_token()
+        future = self._expect(token, -1 if many else 0, lambda: {message.subject})
+        self.write(frame(message, self._reply(token)))
         answers = await self._within(token, future, timeout_s, f"an answer on {message.subject}")
         if answers[-1].status == 503:
             raise BusOutage(
@@ -359,20 +360,28 @@ class Wire:
             )
         return answers
 
-    async def _clear_to_write(self) -> None:
-        while not self.writable.is_set():
-            await self.writable.wait()
+    async def _clear_to_write(self, timeout_s: float) -> None:
+        if not self.writable.is_set():
+            try:
+                await asyncio.wait_for(self.writable.wait(), timeout_s)
+            except TimeoutError:
+                raise BusOutage(f"the bus took nothing for {timeout_s:g} s") from None
         if self._connection is None:
             raise BusOutage(f"not connected to the bus{': ' if self.last_error else ''}{self.last_error}")
 
     # answers
 
-    def _expect(self, left: int, subjects: Callable[[], set[str]]) -> tuple[bytes, asyncio.Future[list[Answer]]]:
+    def _new_token(self) -> bytes:
         self._last_token += 1
-        token = b"%d" % self._last_token
+        return b"%d" % self._last_token
+
+    def _reply(self, token: bytes) -> str:
+        return f"{self.inbox}.{token.decode()}"
+
+    def _expect(self, token: bytes, left: int, subjects: Callable[[], set[str]]) -> asyncio.Future[list[Answer]]:
         future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         self._expected[token] = _Expected(future, left, subjects)
-        return token, future
+        return future
 
     def _answered(self, subject: bytes, _reply: bytes, headers: bytes, body: bytes) -> None:
         expected = self._expected.get(subject[subject.rfind(b".") + 1 :])
@@ -420,9 +429,10 @@ def _refusal(headers: bytes, body: bytes) -> str:
     return f"the bus refused: {error.get('description', error)} ({error.get('err_code', error.get('code'))})"
 
 
-def _too_large(subject: str, size_bytes: int, limit_bytes: int) -> Bug:
+def _too_large(message: Message, limit_bytes: int) -> Bug:
+    size_bytes = len(message.headers) + len(message.body) + _FRAME_BYTES
     return Bug(
-        f"a message of {size_bytes} bytes for {subject} is larger than the {limit_bytes} bytes the bus takes",
+        f"a message of {size_bytes} bytes for {message.subject} is larger than the {limit_bytes} bytes the bus takes",
         hint="publish a reference to the data instead of the data",
     )
 
