@@ -36,7 +36,7 @@ def asyncapi_of(service: Service) -> dict[str, Any]:
         "channels": channels,
         "operations": operations,
         "components": {
-            "schemas": dict(sorted(schemas.components.items())),
+            "schemas": schemas.referred_to_by(channels),
             "messageTraits": {"event": {"contentType": "application/json", "headers": _HEADERS}},
         },
     }

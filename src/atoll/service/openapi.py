@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from atoll.errors import AtollError
 from atoll.service import annotations as types
 from atoll.service.operations import Argument, From, Operation
 from atoll.service.schemas import Schemas
@@ -184,9 +183,9 @@ def _problems(operation: Operation) -> Mapping[int, set[str]]:
     """The declared errors and those that follow from the signature: codes by status."""
     found: dict[int, set[str]] = {}
     for error in operation.raises:
-        found.setdefault(_status_of(error), set()).add(error.code)
+        found.setdefault(error.status, set()).add(error.code)
     if not operation.public:
-        found.setdefault(401, set()).add("unauthorized")
+        found.setdefault(401, set()).add("token_missing")
     if operation.scope:
         found.setdefault(403, set()).add("forbidden")
     sources = {one.source for one in operation.arguments}
@@ -197,10 +196,6 @@ def _problems(operation: Operation) -> Mapping[int, set[str]]:
     if sources & {From.BODY, From.FORM, From.FILE, *_IN_URL}:
         found.setdefault(422, set()).add("invalid")
     return found
-
-
-def _status_of(error: type[AtollError]) -> int:
-    return error.status
 
 
 def _phrase(status: int) -> str:

@@ -284,7 +284,7 @@ def _marked(parameter: inspect.Parameter, annotation: Any, marker: Marker, place
     if whole and not types.is_bodylike(annotation) and not (source is From.BODY and _is_leaf(annotation)):
         raise _unknown(parameter, annotation, place.where)
     wire = marker.name or (parameter.name.replace("_", "-") if source is From.HEADER else parameter.name)
-    return Argument(parameter.name, source, annotation, wire, parameter.default, whole)
+    return Argument(parameter.name, source, annotation, wire, _or_none(parameter, annotation), whole)
 
 
 def _is_leaf(annotation: Any) -> bool:

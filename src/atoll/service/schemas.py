@@ -12,7 +12,8 @@ from atoll.service.settings import Secret
 
 __all__ = ["Schemas"]
 
-_REF = "#/components/schemas/{name}"
+_PREFIX = "#/components/schemas/"
+_REF = _PREFIX + "{name}"
 
 
 class Schemas:
@@ -42,11 +43,29 @@ class Schemas:
             schema = self.components[schema["$ref"].rsplit("/", 1)[1]]
         return schema
 
+    def referred_to_by(self, document: Any) -> dict[str, Any]:
+        """The components that `document` needs, by name."""
+        names: set[str] = set()
+        waiting = _references(document)
+        while waiting:
+            names |= waiting
+            waiting = {one for name in waiting for one in _references(self.components[name])} - names
+        return {name: self.components[name] for name in sorted(names)}
+
     def _add_pydantic(self, model: Any) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template=_REF.format(name="{model}"))
         self.components.update(schema.pop("$defs", {}))
         self.components[model.__name__] = schema
         return {"$ref": _REF.format(name=model.__name__)}
+
+
+def _references(node: Any) -> set[str]:
+    """The names of the components that are referred to anywhere in `node`."""
+    if isinstance(node, dict):
+        reference = node.get("$ref")
+        own = {reference.removeprefix(_PREFIX)} if isinstance(reference, str) and reference.startswith(_PREFIX) else set()
+        return own.union(*map(_references, node.values()))
+    return set().union(*map(_references, node)) if isinstance(node, list) else set()
 
 
 def _hook(cls: type) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import msgspec
+from msgspec import StructMeta
 
 from atoll.errors import SystemMistake
 from atoll.service import annotations as types
@@ -50,7 +51,15 @@ class Secret:
         return bool(self._text)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class SettingsMeta(StructMeta):
+    """Every subclass is frozen, and its fields may stand in any order."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **config: Any) -> SettingsMeta:
+        return super().__new__(mcls, name, bases, namespace, **{**config, "frozen": True, "kw_only": True})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Settings(msgspec.Struct, metaclass=SettingsMeta, frozen=True, kw_only=True):
     """Base of a service's settings. Ask for the subclass in a handler, provider or hook."""
 
 

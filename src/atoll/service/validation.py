@@ -23,6 +23,7 @@ __all__ = ["MAX_FAULTS", "Fault", "faults"]
 
 MAX_FAULTS = 100
 _AT = re.compile(r"^(?P<message>.*) - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 _LISTS = (list, set, frozenset, abc.Sequence, abc.Set, abc.Collection, abc.Iterable, abc.MutableSequence, abc.MutableSet)
 _DICTS = (dict, abc.Mapping, abc.MutableMapping)
 
@@ -180,6 +181,8 @@ def _fault(path: str, message: str) -> Fault:
     inside = ""
     if found := _AT.match(message):
         message, inside = found["message"], found["path"].replace("[...]", "")
+    if found := _MISSING.match(message):
+        message, inside = "is required", f"{inside}.{found['name']}"
     return {"field": f"{path}{inside}".lstrip(".") or "body", "detail": message}
 
 

@@ -1,0 +1,355 @@
+"""What a signature says, and what can't work is said at once with file and line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+import atoll.postgresql
+import atoll.sqlite
+from atoll import (
+    Body,
+    Database,
+    Delivery,
+    Event,
+    Form,
+    Header,
+    Principal,
+    Query,
+    Request,
+    Router,
+    Service,
+    Settings,
+    Transaction,
+)
+from atoll.errors import SystemMistake
+from atoll.service.operations import From
+
+
+class NewOrder(msgspec.Struct):
+    sku: str
+    quantity: int
+
+
+class Filter(msgspec.Struct):
+    q: str = ""
+
+
+class Placed(Event, name="placed", key="id"):
+    id: UUID
+
+
+class Clock:
+    pass
+
+
+class OwnSettings(Settings):
+    vat_rate: str = "0.1"
+
+
+def mistake(declare: Any) -> SystemMistake:
+    with pytest.raises(SystemMistake) as caught:
+        declare()
+    return caught.value
+
+
+def test_decorators_give_the_function_back_unchanged() -> None:
+    service = Service("orders")
+
+    async def place(order: NewOrder) -> None: ...
+
+    async def cancel(event: NewOrder) -> None: ...
+
+    def clock() -> Clock:
+        return Clock()
+
+    assert service.post("/orders")(place) is place
+    assert service.on("inventory.stock_rejected")(cancel) is cancel
+    assert service.provides()(clock) is clock
+    assert service.on_start(clock) is clock
+
+
+def test_the_type_and_the_name_of_an_argument_decide_where_it_comes_from() -> None:
+    service = Service("orders")
+
+    @service.provides()
+    def clock() -> Clock:
+        return Clock()
+
+    @service.post("/orders/{id}")
+    async def everything(
+        id: UUID,
+        q: str,
+        order: NewOrder,
+        agent: Annotated[str, Header("user-agent")],
+        x_note: Annotated[str, Header()],
+        me: Principal,
+        request: Request,
+        tx: Transaction,
+        database: Database,
+        settings: OwnSettings,
+        now: Clock,
+    ) -> NewOrder:
+        return NewOrder("a", 1)
+
+    arguments = {one.name: one for one in service.operations[0].arguments}
+
+    assert {name: one.source for name, one in arguments.items()} == {
+        "id": From.PATH,
+        "q": From.QUERY,
+        "order": From.BODY,
+        "agent": From.HEADER,
+        "x_note": From.HEADER,
+        "me": From.PRINCIPAL,
+        "request": From.REQUEST,
+        "tx": From.TRANSACTION,
+        "database": From.DATABASE,
+        "settings": From.PROVIDED,
+        "now": From.PROVIDED,
+    }
+    assert arguments["agent"].wire == "user-agent"
+    assert arguments["x_note"].wire == "x-note"
+
+
+def test_a_struct_that_is_provided_is_no_body_wherever_the_provider_stands() -> None:
+    service = Service("orders")
+
+    @service.post("/orders")
+    async def place(order: NewOrder, filter: Annotated[Filter, Query()]) -> None: ...
+
+    @service.provides()
+    def new_order() -> NewOrder:
+        return NewOrder("a", 1)
+
+    assert [one.source for one in service.operations[0].arguments] == [From.PROVIDED, From.QUERY]
+
+
+def test_the_status_follows_from_the_verb_and_the_return_type() -> None:
+    service = Service("orders")
+
+    @service.post("/a")
+    async def a() -> NewOrder:
+        return NewOrder("a", 1)
+
+    @service.post("/b")
+    async def b() -> None: ...
+
+    @service.get("/c")
+    async def c() -> NewOrder:
+        return NewOrder("a", 1)
+
+    @service.post("/d", status=202)
+    async def d() -> NewOrder:
+        return NewOrder("a", 1)
+
+    assert [one.status for one in service.operations] == [201, 204, 200, 202]
+
+
+def test_a_router_declares_for_the_service_that_includes_it() -> None:
+    service, router = Service("orders"), Router("/orders")
+    service.include(router)
+
+    @router.get("/{id}")
+    async def one(id: UUID) -> None: ...
+
+    @router.get("/")
+    async def all_of_them() -> None: ...
+
+    assert [one.path for one in service.operations] == ["/orders/{id}", "/orders"]
+
+
+def test_a_path_parameter_that_the_signature_lacks_is_named_with_file_and_line() -> None:
+    @(service := Service("orders")).get("/orders")
+    async def fine() -> None: ...
+
+    def declare() -> None:
+        @service.get("/orders/{id}")
+        async def order() -> None: ...
+
+    found = mistake(declare)
+
+    assert "{id} stands in /orders/{id} but not in the signature" in found.detail
+    assert found.where.startswith(f"{__file__}:")
+
+
+def test_an_annotation_that_nothing_can_fill_is_refused() -> None:
+    def builtin() -> None:
+        @Service("orders").get("/orders")
+        async def order(what: object) -> None: ...
+
+    def missing() -> None:
+        @Service("orders").get("/orders")
+        async def order(what) -> None: ...  # type: ignore[no-untyped-def]
+
+    def unknown() -> None:
+        @Service("orders").get("/orders")
+        async def order(what: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    def star() -> None:
+        @Service("orders").get("/orders")
+        async def order(*what: str) -> None: ...
+
+    assert "can come from nowhere" in mistake(builtin).detail
+    assert "has no annotation" in mistake(missing).detail
+    assert "'Nowhere' is not known" in mistake(unknown).detail
+    assert "can't be filled in" in mistake(star).detail
+
+
+def test_a_type_that_nobody_provides_is_refused_once_everything_is_declared() -> None:
+    service = Service("orders")
+
+    @service.get("/orders")
+    async def orders(now: Clock) -> None: ...
+
+    assert "orders: nobody provides now: Clock" in mistake(lambda: service.operations).detail
+
+
+def test_one_verb_on_one_path_is_declared_once_whatever_its_parameters_are_called() -> None:
+    service, router = Service("orders"), Router()
+
+    @service.get("/orders/{id}")
+    async def one(id: UUID) -> None: ...
+
+    @router.get("/orders/{order_id}")
+    async def same(order_id: UUID) -> None: ...
+
+    service.include(router)
+
+    assert "GET /orders/{order_id} is declared twice" in mistake(lambda: service.operations).detail
+
+
+def test_a_get_with_a_body_is_refused() -> None:
+    def marked() -> None:
+        @Service("orders").get("/orders")
+        async def orders(filter: Annotated[Filter, Body()]) -> None: ...
+
+    def unmarked() -> None:
+        service = Service("orders")
+
+        @service.get("/orders")
+        async def orders(filter: Filter) -> None: ...
+
+        _ = service.operations
+
+    assert "a GET has no body" in mistake(marked).detail
+    assert "Query()" in mistake(unmarked).hint
+
+
+def test_two_bodies_are_refused() -> None:
+    def two() -> None:
+        @Service("orders").post("/orders")
+        async def place(a: NewOrder, b: NewOrder) -> None: ...
+
+    def form_and_body() -> None:
+        @Service("orders").post("/orders")
+        async def place(a: NewOrder, b: Annotated[Filter, Form()]) -> None: ...
+
+    assert "one body" in mistake(two).detail
+    assert "one body" in mistake(form_and_body).detail
+
+
+def test_a_transaction_of_another_kind_than_the_database_is_refused() -> None:
+    service = Service("orders", database="sqlite")
+
+    @service.get("/orders")
+    async def orders(tx: atoll.postgresql.Transaction) -> None: ...
+
+    found = mistake(lambda: service.operations)
+
+    assert "tx is a postgresql Transaction, but the database of orders is sqlite" in found.detail
+    assert found.hint == "from atoll.sqlite import Transaction"
+
+
+def test_a_service_without_a_database_has_no_transactions_events_or_event_handlers() -> None:
+    def transaction() -> Any:
+        service = Service("storefront", database=None)
+
+        @service.get("/")
+        async def home(tx: Transaction) -> None: ...
+
+        return service.operations
+
+    def subscription() -> Any:
+        service = Service("storefront", database=None)
+
+        @service.on("orders.placed")
+        async def on_placed(event: Placed) -> None: ...
+
+        return service.subscriptions
+
+    assert "has no database" in mistake(transaction).detail
+    assert "has no database" in mistake(subscription).detail
+    assert "has no database" in mistake(lambda: Service("storefront", database=None, publishes=[Placed])).detail
+
+
+def test_a_plain_function_can_not_ask_for_what_must_be_awaited() -> None:
+    def declare() -> None:
+        @Service("orders").get("/orders")
+        def orders(tx: atoll.sqlite.Transaction) -> None: ...
+
+    assert "async def orders" in mistake(declare).hint
+
+
+def test_a_public_operation_has_no_scope_and_perhaps_no_caller() -> None:
+    def scope() -> None:
+        @Service("orders").get("/orders", public=True, scope="orders:read")
+        async def orders() -> None: ...
+
+    def caller() -> None:
+        @Service("orders").get("/orders", public=True)
+        async def orders(me: Principal) -> None: ...
+
+    assert "can't be public and need a scope" in mistake(scope).detail
+    assert mistake(caller).hint == "me: Principal | None"
+
+
+def test_what_only_an_event_has_is_refused_in_an_operation_and_the_other_way_round() -> None:
+    def delivery() -> None:
+        @Service("orders").post("/orders")
+        async def place(delivery: Delivery) -> None: ...
+
+    def principal() -> None:
+        @Service("orders").on("inventory.stock_rejected")
+        async def cancel(event: NewOrder, me: Principal) -> None: ...
+
+    assert "only an event handler has a Delivery" in mistake(delivery).detail
+    assert "an event has no principal" in mistake(principal).detail
+
+
+def test_one_type_of_event_has_one_handler_whose_first_argument_is_the_event() -> None:
+    service = Service("orders")
+
+    @service.on("inventory.stock_rejected")
+    async def one(event: NewOrder) -> None: ...
+
+    @service.on("inventory.stock_rejected")
+    async def two(event: NewOrder) -> None: ...
+
+    def no_event() -> None:
+        @service.on("inventory.stock_reserved")
+        async def three(tx: Transaction) -> None: ...
+
+    def no_type() -> None:
+        @service.on("stock_reserved")
+        async def four(event: NewOrder) -> None: ...
+
+    assert "has two handlers" in mistake(lambda: service.subscriptions).detail
+    assert "can't hold an event" in mistake(no_event).detail
+    assert "is no event type" in mistake(no_type).detail
+
+
+@pytest.mark.parametrize("path", ["orders", "/orders/", "/orders/{id", "/orders/{id}/{id}", "/a/{rest:path}/b", "/or ders"])
+def test_a_path_that_is_none_is_refused(path: str) -> None:
+    def declare() -> None:
+        @Service("orders").get(path)
+        async def order(id: str, rest: str) -> None: ...
+
+    mistake(declare)
+
+
+@pytest.mark.parametrize("name", ["Orders", "my-orders", "1st", "", "a" * 41])
+def test_a_service_name_is_a_package_name(name: str) -> None:
+    assert "is no name for a service" in mistake(lambda: Service(name)).detail
