@@ -9,6 +9,7 @@ import pytest
 from atoll.gateway.ir import PUBLIC, Endpoint, Gateway, Listener, MethodRefusal, Route, TokenRule
 from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.translate import translate
+from atoll.registry.replica import Replica
 from tests.support.gateway import contract, known, replica
 
 LISTENER = Listener("127.0.0.1", 8080)
@@ -201,6 +202,16 @@ def test_a_replica_with_a_contract_that_is_no_longer_listed_keeps_its_operations
 
     assert "orders.old" in _routes(gateway)
     assert _routes(gateway)["orders.own"].token == TokenRule(scope="orders:read")
+
+
+def test_a_replica_that_names_no_contract_offers_everything() -> None:
+    bare = Replica("orders", "orders-1", "127.0.0.1:1")
+
+    gateway = _translate(known(OLD, NEW, replicas=(bare, replica(NEW, "orders-2", "127.0.0.1:2"))))
+
+    assert _endpoints(gateway)[_routes(gateway)["orders.new"].cluster] == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert _endpoints(gateway)[_routes(gateway)["orders.old"].cluster] == ["127.0.0.1:1"]
+    assert gateway.faults == ()
 
 
 def test_a_contract_that_is_missing_from_the_bucket_is_a_fault() -> None:

@@ -58,12 +58,12 @@ def routed(system: SystemEntry) -> dict[str, ServiceEntry]:
 
 def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) -> list[Contract]:
     """The contracts that count, newest last. Running replicas may have one that the system no longer lists: older still."""
-    running = sorted({one.digest for one in known.present if one.service == name} - set(entry.digests))
+    running = sorted({one.digest for one in known.present if one.service == name} - {"", *entry.digests})
     found = []
     for digest in (*running, *reversed(entry.digests)):
         contract = known.contracts.get(f"{name}.{digest}")
         if contract is None:
-            faults.append(f"{name}: the contract {digest or '(no digest)'} is not in the bucket")
+            faults.append(f"{name}: the contract {digest} is not in the bucket")
         else:
             found.append(contract)
     return found

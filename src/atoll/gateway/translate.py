@@ -59,12 +59,15 @@ def _whole(known: Known, service: str) -> Cluster:
 
 
 def _cluster(known: Known, offer: Offer) -> Cluster:
-    """The replicas whose contract offers it: all of the service, or a cluster of their own while contracts differ."""
+    """The replicas whose contract offers it: all of the service, or a cluster of their own while contracts differ.
+
+    A replica that names no contract is taken to offer everything.
+    """
     replicas = [one for one in known.present if one.service == offer.service]
-    serving = [one for one in replicas if one.digest in offer.digests]
+    serving = [one for one in replicas if not one.digest or one.digest in offer.digests]
     if len(serving) == len(replicas):
         return Cluster(offer.service, offer.service, _endpoints(replicas))
-    digests = sorted({one.digest for one in serving}) or sorted(offer.digests)
+    digests = sorted({one.digest for one in serving if one.digest}) or sorted(offer.digests)
     return Cluster(f"{offer.service}@{'+'.join(digests)}", offer.service, _endpoints(serving))
 
 

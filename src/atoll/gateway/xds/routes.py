@@ -73,7 +73,10 @@ def _times(timeout_s: float | None) -> Json:
 
 
 def _retries(repeatable: bool) -> Json:
-    """Envoy retries whatever the method is: what may have reached a service is repeated for GET and HEAD only."""
+    """Envoy retries whatever the method is: what may have reached a service is repeated for GET and HEAD only.
+
+    An answer is never repeated, not even a 503: replicas share one database, so it would be asked for seven times.
+    """
     policy: Json = {
         "retry_on": _SAFE_TO_REPEAT,
         # With the waiting between them, enough for a single replica to start again.
@@ -88,8 +91,7 @@ def _retries(repeatable: bool) -> Json:
         ],
     }
     if repeatable:
-        policy["retry_on"] = f"{_SAFE_TO_REPEAT},reset,retriable-status-codes"
-        policy["retriable_status_codes"] = [503]
+        policy["retry_on"] = f"{_SAFE_TO_REPEAT},reset"
     return policy
 
 
