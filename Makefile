@@ -26,7 +26,7 @@ types: $(VENV)/dev.stamp ## mypy --strict on src, tests and the shop; pyright on
 	  echo "mypy $$service"; MYPYPATH=$$service $(BIN)/mypy --config-file= --strict -p $${service##*/} || exit 1; done
 	$(BIN)/pyright --project tests/typing
 
-suite: $(VENV)/dev.stamp ## the tests alone
+suite: $(VENV)/dev.stamp tests/validators/node_modules ## the tests alone
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be installed; table and JSON in benchmarks/results
@@ -41,6 +41,11 @@ lock: $(VENV)/dev.stamp ## resolve requirements/*.in anew: names, versions and h
 
 clean: ## remove .venv and what the shop has stored
 	rm -rf $(VENV) examples/shop/.atoll
+
+# The AsyncAPI specification's JSON schemas are on npm only.
+tests/validators/node_modules: tests/validators/package-lock.json
+	npm ci --prefix tests/validators --silent --no-audit --no-fund
+	@touch $@
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "atoll needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
