@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 
@@ -112,3 +113,9 @@ def test_a_request_id_that_could_forge_a_log_line_is_replaced(hostile: str) -> N
 
     assert len(trace.request_id) == 32
     assert trace.request_id == trace.request_id
+
+
+def test_a_new_trace_is_named_by_the_request_id_of_the_gateway() -> None:
+    assert context.Trace("9f92eef1-852f-4557-b391-392405df8a70").traceparent[3:35] == "9f92eef1852f4557b391392405df8a70"
+    assert context.Trace("9f92eef1-852f-4557-b391-392405df8a70", INCOMING).traceparent[3:35] == INCOMING[3:35]
+    assert re.fullmatch("[0-9a-f]{32}", context.Trace("request-7").traceparent[3:35])

@@ -12,6 +12,7 @@ from contextvars import ContextVar, Token
 __all__ = ["NOWHERE", "Trace", "child_of", "current", "enter", "leave"]
 
 _TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?$")
+_TRACE_ID = re.compile(r"^(?!0{32})[0-9a-f]{32}$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:@/+=-]{1,128}$")
 
 
@@ -29,7 +30,7 @@ class Trace:
     @property
     def traceparent(self) -> str:
         if not self._traceparent:
-            self._traceparent = child_of(self._parent)
+            self._traceparent = child_of(self._parent, self._request_id)
         return self._traceparent
 
     @property
@@ -59,9 +60,12 @@ def leave(token: Token[Trace]) -> None:
     _current.reset(token)
 
 
-def child_of(parent: str) -> str:
-    """A new span in the trace of `parent`; a new trace when that is missing or not a traceparent."""
+def child_of(parent: str, request_id: str = "") -> str:
+    """A new span in the trace of `parent`. When that is missing or not a traceparent, a new trace, named by the gateway's
+    `request_id` (a UUID) where there is one, so that its log leads to the trace.
+    """
     span = os.urandom(8).hex()
     if found := _TRACEPARENT.match(parent):
         return f"00-{found[1]}-{span}-{found[2]}"
-    return f"00-{os.urandom(16).hex()}-{span}-01"
+    named = request_id.replace("-", "").lower()
+    return f"00-{named if _TRACE_ID.match(named) else os.urandom(16).hex()}-{span}-01"
