@@ -205,6 +205,8 @@ def _reaches(path: Path) -> bool:
 
 def _base(settings: Settings) -> Path:
     if settings.base is not None:
+        if _user() is not None and not _reaches(settings.base):
+            raise EngineOutage(f"{settings.base} is closed to the user that PostgreSQL runs as", hint="choose another base")
         return settings.base
     if _user() is not None:
         return Path("/var/lib/atoll")
@@ -324,7 +326,7 @@ def _copy(template: Path, place: Path) -> None:
 
 def _replace(fresh: Path, place: Path) -> None:
     """Renames onto a folder that may exist as long as it is empty."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         place.rmdir()
     try:
         fresh.rename(place)

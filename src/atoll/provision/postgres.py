@@ -31,7 +31,7 @@ class Server:
 
 def url(port: int, service: str, password: str) -> str:
     """What the service `service` connects with, over TCP."""
-    return f"postgresql://{quote(service)}:{quote(password)}@127.0.0.1:{port}/{quote(service)}"
+    return f"postgresql://{_escaped(service)}:{_escaped(password)}@127.0.0.1:{port}/{_escaped(service)}"
 
 
 def socket_url(settings: engine.Settings, service: str, password: str) -> str:
@@ -39,7 +39,7 @@ def socket_url(settings: engine.Settings, service: str, password: str) -> str:
     place = engine.socket_folder(settings)
     if place is None:
         return url(settings.port, service, password)
-    return f"postgresql://{quote(service)}:{quote(password)}@/{quote(service)}?host={quote(str(place))}&port={settings.port}"
+    return f"postgresql://{_escaped(service)}:{_escaped(password)}@/{_escaped(service)}?host={_escaped(str(place))}&port={settings.port}"
 
 
 async def provision(server: Server, services: Mapping[str, str]) -> None:
@@ -122,6 +122,11 @@ async def _connect(port: int, user: str, password: str, database: str = "postgre
     return await asyncpg.connect(
         host="127.0.0.1", port=port, user=user, password=password, database=database, timeout=5.0, ssl=False
     )
+
+
+def _escaped(text: str) -> str:
+    """As a part of a URL."""
+    return quote(text, safe="")
 
 
 def _name(text: str) -> str:
