@@ -139,7 +139,7 @@ def _one_currency(prices: Iterable[Price]) -> str:
 
 
 def _cursor(order: Order) -> str:
-    return f"{order.created_at.isoformat()}_{order.id}"
+    return f"{order.created_at.isoformat().replace('+00:00', 'Z')}_{order.id}"
 
 
 def _read_cursor(text: str) -> tuple[datetime | None, UUID | None]:

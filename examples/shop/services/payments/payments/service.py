@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import httpx
@@ -25,5 +26,6 @@ service.include(looking.router)
 
 @service.provides(lifetime="service")
 async def card_provider(settings: PaymentSettings) -> AsyncIterator[CardProvider]:
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every call
     async with httpx.AsyncClient(base_url=settings.card_provider_url, timeout=settings.card_provider_timeout_s) as http:
         yield CardProvider(http)

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from atoll import NotFound, Router
 from storefront.look import ASSETS
-from storefront.shop import Page, Unavailable
+from storefront.shop import Page, Refusal, Unavailable
 from storefront.visit import Visit, friendly
 
 __all__ = ["router"]
@@ -20,7 +20,7 @@ async def home(visit: Visit, q: str = "", after: str = "") -> Response:
     search = q.strip()[:100]
     try:
         found = await visit.shop.products(search, after)
-    except Unavailable:
+    except (Unavailable, Refusal):
         return visit.page("home.html", 503, search=search, found=Page(items=[]), closed=True)
     return visit.page("home.html", search=search, found=found, closed=False)
 

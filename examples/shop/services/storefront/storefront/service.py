@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import httpx
@@ -23,6 +24,7 @@ for pages in (browsing, account, cart, history):
 @service.provides(lifetime="service")
 async def shop(settings: StorefrontSettings) -> AsyncIterator[Shop]:
     checked = settings.checked()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every call
     async with httpx.AsyncClient(base_url=checked.atoll_gateway_url, timeout=checked.gateway_timeout_s) as http:
         yield Shop(http)
 
