@@ -92,7 +92,7 @@ class Databases:
         return url(settings.port, service, password)
 
     async def _postgresql(self, service: str) -> str:
-        from atoll.provision.postgres import url
+        from atoll.provision.postgres import socket_url
 
         machine, name = self.machine, f"{service}.postgresql"
         binary = postgres.find()
@@ -115,4 +115,4 @@ class Databases:
             mark.set()
 
         await machine.supervisor.start(replace(plan, stop_signal=postgres.STOP), ready)
-        return url(settings.port, service, password)
+        return socket_url(settings, service, password)
