@@ -166,7 +166,7 @@ async def test_our_own_client_learns_of_a_refusal_at_once(enter: Enter) -> None:
     ["event.inventory.stock_reserved.0", "$KV.registry.inventory.inventory-1", "keys.set"],
 )
 async def test_an_acknowledgement_aimed_at_anothers_subject_lands_nowhere(aim: str, attacker: Attacker, enter: Enter) -> None:
-    """mechanisms: a reply subject is not checked against allow lists, so accounts must keep it inside."""
+    """A reply subject is not checked against allow lists: accounts must keep it inside."""
     await attacker.client.publish("event.payments.payment_due.0", b"bait", reply=aim)
     await attacker.client.publish("$KV.registry.payments.payments-1", b"bait", reply=aim)
     await attacker.client.flush()

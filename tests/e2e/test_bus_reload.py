@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ async def test_an_added_service_is_usable_at_once_and_nobody_else_notices(tmp_pa
         assert [event.body for event in await history.pull(1, 5) + await history.pull(10, 5)] == [b"1", b"2"]
         assert [event.body for event in await source.pull(10, 5)] == [b"2"]
         assert (orders.wire.reconnects, inventory.wire.reconnects) == (0, 0)
+        assert stat.S_IMODE(bus.server.configuration.stat().st_mode) == 0o600
         assert set(made.changes) == {"stream late made", "durable orders/late made", "durable auth/late made"}
         assert await newcomer.latest("keys", "keys.>") == []
         await newcomer.request("$KV.registry.late.late-1", b"here")

