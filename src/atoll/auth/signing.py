@@ -2,7 +2,8 @@
 
 A key is made, stored, and the whole set is put into the outbox, in one transaction. When the bus has acknowledged it, its
 outbox row is gone: that, and nothing else, lets the key sign. From then on it may sign at every start, bus or no bus.
-The set is published again at every start and every minute, for a bus that lost its store; a repeat costs nothing.
+The set is published again at every start and every minute, for a bus that lost its store; a repeat has the same version and
+changes nothing.
 """
 
 from __future__ import annotations
@@ -87,10 +88,10 @@ class Signing:
 
     async def _publish(self) -> None:
         async with self._database.transaction() as tx:
-            version = await _next_version(tx)
+            version = await _lock(tx)
             rows = await _rows(tx)
             if not rows:
-                rows = [await _make(tx)]
+                rows, version = [await _make(tx)], await _next_version(tx)
             self._take(rows)
             self._set = KeySet.of((key.public for key in self._keys), version)
             await tx.publish(KeysPublished(keys=list(self._set.keys), version=version))
@@ -136,13 +137,16 @@ class Signing:
             await self._publish()
 
 
+async def _lock(tx: Transaction) -> int:
+    """The set's version. The second replica of a first start waits here, and then finds the first one's key."""
+    version: int = await tx.scalar("UPDATE key_set SET version = version WHERE id = 1 RETURNING version")
+    return version
+
+
 async def _next_version(tx: Transaction) -> int:
-    """Takes the lock under which keys are made: the second replica of a first start finds the first one's key."""
-    now_ms = time.time_ns() // 1_000_000
-    version: int = await tx.scalar(
-        "UPDATE key_set SET version = CASE WHEN version >= $1 THEN version + 1 ELSE $1 END WHERE id = 1 RETURNING version",
-        now_ms,
-    )
+    """A time, so that the sets of an auth whose database was lost are newer than those that services keep."""
+    version = time.time_ns() // 1_000_000
+    await tx.execute("UPDATE key_set SET version = $1 WHERE id = 1", version)
     return version
 
 

@@ -1,8 +1,8 @@
 """JSON Web Tokens: what they claim, how auth signs them, how everybody else verifies them, and the key sets in between.
 
 The rule: pure. The clock is an argument, nothing is fetched, and ES256 is the only algorithm there is, so that no header of a
-token can choose another (RFC 8725 §3.1). The one I/O is `KeySet.load` and `KeySet.save`. `cryptography` and `joserfc` are
-imported when a token is first verified or signed, never with this package.
+token can choose another (RFC 8725 §3.1). The one I/O is `KeySet.load` and `KeySet.save`. `cryptography` is imported
+when a token is first verified or signed, never with this package (docs/decisions/0004-own-jws.md).
 
 Read `claims` first, then `verify`; `keys` is what travels from auth to gateway and services; `sign` is auth's alone.
 """

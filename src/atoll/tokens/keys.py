@@ -6,7 +6,6 @@ the last key would leave a set that Envoy rejects, and a gateway that keeps its 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from atoll.errors import Malformed
+from atoll.tokens.base64url import encoded
 
 __all__ = ["THROWAWAY", "KeySet", "PublicKey", "SigningKey"]
 
@@ -157,9 +157,9 @@ def _usable(entry: dict[str, Any]) -> PublicKey | None:
 
 
 def _encode(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(32, "big")).rstrip(b"=").decode()
+    return encoded(number.to_bytes(32, "big"))
 
 
 def _thumbprint(x: str, y: str) -> str:
     canonical = f'{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}'
-    return base64.urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode()
+    return encoded(hashlib.sha256(canonical.encode()).digest())
