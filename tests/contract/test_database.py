@@ -16,6 +16,7 @@ import pytest
 from atoll.database.ports import Database, Lease, LeaseLost, Parked
 from atoll.errors import Bug, DatabaseOutage, SystemMistake
 from tests.support.kinds import KINDS, Kind, Told, kind_of, write
+from tests.support.mongodb import RunningMongod
 from tests.support.postgresql import RunningPostgreSQL
 from tests.support.waiting import until
 
@@ -27,7 +28,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     name: str = request.param
     if name == "sqlite":
         return kind_of(name, f"sqlite://{tmp_path}/test.sqlite")
-    return kind_of(name, request.getfixturevalue(f"{name}_url"))
+    return kind_of(name, request.getfixturevalue(f"{KINDS[name].engine}_url"))
 
 
 @contextlib.asynccontextmanager
@@ -690,10 +691,14 @@ async def test_what_was_acknowledged_survives_the_death_of_the_process(kind: Kin
 # servers
 
 
-@pytest.fixture(params=["postgresql"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Kind, RunningPostgreSQL]]:
+Server = RunningPostgreSQL | RunningMongod
+SERVERS: dict[str, type[Server]] = {"postgresql": RunningPostgreSQL, "mongodb": RunningMongod}
+
+
+@pytest.fixture(params=[name for name, kind in KINDS.items() if kind.engine in SERVERS])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Kind, Server]]:
     """A server of the test's own, which it may kill."""
-    running = RunningPostgreSQL.start(tmp_path)
+    running = SERVERS[KINDS[request.param].engine].start(tmp_path)
     try:
         yield kind_of(request.param, running.database()), running
     finally:
@@ -722,7 +727,7 @@ async def keep_writing(kind: Kind, database: Database, key: str, acknowledged: l
 
 
 async def test_what_was_acknowledged_survives_the_servers_death_and_the_pool_recovers(
-    server: tuple[Kind, RunningPostgreSQL],
+    server: tuple[Kind, Server],
 ) -> None:
     kind, running = server
     acknowledged: list[tuple[str, int]] = []

@@ -12,7 +12,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from atoll.database import open_database
+from sqlalchemy import event, text
+
+from atoll.database import mongodb, open_database
 from atoll.database.ports import Database, OutboxRow
 
 __all__ = ["KINDS", "Kind", "Told", "encode", "kind_of"]
@@ -25,14 +27,14 @@ class Told(NamedTuple):
     n: int
 
 
-def encode(event: Told) -> OutboxRow:
+def encode(told: Told) -> OutboxRow:
     """What the service runtime does for real events."""
     return OutboxRow(
         id=str(uuid.uuid4()),
         subject="event.test.told.0",
-        key=event.key,
+        key=told.key,
         headers=b"ce-type: test.told\r\n",
-        body=f"{event.key}:{event.n}".encode(),
+        body=f"{told.key}:{told.n}".encode(),
     )
 
 
@@ -45,6 +47,7 @@ class Kind(ABC):
     """One kind on one empty database. Several databases may be opened on it: they stand for several processes."""
 
     name: ClassVar[str]
+    engine: ClassVar[str]
     unreachable: ClassVar[str]
 
     def __init__(self, url: str) -> None:
@@ -118,7 +121,7 @@ class _Sql(Kind):
 class Sqlite(_Sql):
     """A file."""
 
-    name = "sqlite"
+    name = engine = "sqlite"
     unreachable = "sqlite:///dev/null/there.sqlite"
     _identity = "id INTEGER PRIMARY KEY"
 
@@ -134,7 +137,7 @@ class Sqlite(_Sql):
 class PostgreSQL(_Sql):
     """A database with its own role."""
 
-    name = "postgresql"
+    name = engine = "postgresql"
     unreachable = "postgresql://a:b@127.0.0.1:1/a"
     _identity = "id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 
@@ -151,7 +154,83 @@ class PostgreSQL(_Sql):
             return await reader.scalar("SELECT to_regclass($1)::text", table) is not None
 
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Sqlite, PostgreSQL)}
+class SqlAlchemy(PostgreSQL):
+    """The same database through SQLAlchemy sessions."""
+
+    name = "sqlalchemy"
+
+    def database(self) -> Database:
+        opened: Database = open_database(self.url, encode, sqlalchemy=True)
+        return opened
+
+    async def create(self, database: Database) -> None:
+        async with database.transaction() as session:
+            await session.execute(text(f"CREATE TABLE told ({self._identity}, key TEXT NOT NULL, n INTEGER NOT NULL)"))
+            await session.execute(text("CREATE TABLE counter (key TEXT PRIMARY KEY, n INTEGER NOT NULL)"))
+
+    async def insert(self, tx: Any, key: str, n: int) -> None:
+        await tx.execute(text("INSERT INTO told (key, n) VALUES (:key, :n)"), {"key": key, "n": n})
+
+    async def raise_counter(self, tx: Any, key: str) -> int:
+        sql = """INSERT INTO counter (key, n) VALUES (:key, 1)
+            ON CONFLICT (key) DO UPDATE SET n = counter.n + 1 RETURNING n"""
+        value: int = await tx.scalar(text(sql), {"key": key})
+        return value
+
+    async def rows(self, tx: Any) -> list[tuple[str, int]]:
+        found = await tx.execute(text("SELECT key, n FROM told ORDER BY key, n"))
+        return [(row.key, row.n) for row in found]
+
+    async def die_before_commit(self, database: Database) -> None:
+        event.listen(database._writers.sync_engine, "commit", lambda _connection: die())  # type: ignore[attr-defined]
+
+    async def has_table(self, database: Database, table: str) -> bool:
+        async with database.reader() as session:
+            return await session.scalar(text("SELECT to_regclass(:name)::text"), {"name": table}) is not None
+
+
+class MongoDB(Kind):
+    """A database with its own user. Its tables are collections."""
+
+    name = engine = "mongodb"
+    unreachable = "mongodb://a:b@127.0.0.1:1/a"
+
+    async def create(self, database: Database) -> None:
+        assert isinstance(database, mongodb.Database)
+        for collection in ("told", "counter"):
+            await database.make(collection)
+
+    async def insert(self, tx: Any, key: str, n: int) -> None:
+        await tx.insert("told", {"key": key, "n": n})
+
+    async def raise_counter(self, tx: Any, key: str) -> int:
+        counters = tx.collection("counter")
+        counter = await counters.find_one_and_update({"_id": key}, {"$inc": {"n": 1}}, upsert=True, return_document=True)
+        value: int = counter["n"]
+        return value
+
+    async def rows(self, tx: Any) -> list[tuple[str, int]]:
+        return [(row["key"], row["n"]) for row in await tx.all(dict, "told", sort=("key", "n"))]
+
+    async def die_before_commit(self, database: Database) -> None:
+        async def die_instead(session: Any) -> None:
+            die()
+
+        mongodb._commit = die_instead
+
+    def migration(self, number: int, table: str) -> tuple[str, str]:
+        return f"{number:04}_{table}.py", f"async def migrate(database):\n    await database.make({table!r})\n"
+
+    def broken_migration(self, number: int, table: str) -> tuple[str, str]:
+        name, text = self.migration(number, table)
+        return name, f"{text}    raise LookupError('nowhere')\n"
+
+    async def has_table(self, database: Database, table: str) -> bool:
+        assert isinstance(database, mongodb.Database)
+        return table in await database.raw.list_collection_names()
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Sqlite, PostgreSQL, SqlAlchemy, MongoDB)}
 
 
 def kind_of(name: str, url: str) -> Kind:

@@ -50,6 +50,9 @@ class RunningMongod:
         self.spawn()
         await self.process.wait_ready(lambda: engine.ready("127.0.0.1", self.settings.port))
 
+    def remove(self) -> None:
+        self.kill()
+
     def database(self, name: str = "") -> str:
         """The URL of a new service's own database. Not from within an event loop."""
         name = name or f"s{secrets.token_hex(6)}"

@@ -362,6 +362,12 @@ class Database:
         """pymongo's collection, outside any transaction."""
         return self.raw[name]
 
+    def positions(self) -> AsyncCollection[Document]:
+        """Where outbox positions are drawn. Needs no journal of its own: the commit that uses one writes it along."""
+        from pymongo.write_concern import WriteConcern
+
+        return self.raw.get_collection("atoll_order", write_concern=WriteConcern(w=1, j=False))
+
     async def make(self, collection: str) -> None:
         """Makes the collection unless it is there; asks once. Raises DatabaseOutage."""
         from pymongo.errors import OperationFailure, PyMongoError
@@ -392,7 +398,11 @@ class Database:
                 serverMonitoringMode="poll",
                 maxPoolSize=32,
             )
-        await self.ping(_SELECTION_S)
+        try:
+            await self.ping(_SELECTION_S)
+        except DatabaseOutage:
+            await self.close()
+            raise
 
     async def migrate(self, folder: Path | None) -> list[str]:
         """Runs what is pending, under a lock; gives the service's own by name. Raises SystemMistake that names the file."""

@@ -1,10 +1,12 @@
 """Delivery's collections on MongoDB, prefix `atoll_`. Times are decided by the server's clock (`$$NOW`).
 
-Order of the outbox: MongoDB has no sequence that commits in order, so every key has a document in `atoll_order` that says
-which position was the last. A transaction raises it while it writes its rows, so two transactions that publish for one key
-can't both commit without the later one seeing the earlier one. A position is the server's time in microseconds, or the last
-one plus one: it rises in commit order per key, keys interleave by age, and a key that was silent for a day can be forgotten.
-The relay reads one snapshot, or it might see the second row of a key without the first.
+Order of the outbox: a position is drawn from one document, `atoll_order`, outside the transaction that it is for, as PostgreSQL
+draws from a sequence. (Inside it, every two transactions that publish would conflict.) It is drawn as one of the
+transaction's last acts, when what it changed is locked: whoever changes the same document next begins after this commit and
+draws a higher one. That is what makes positions rise in commit order per key. A draw that a crash of the server undoes
+was for a transaction that was not committed either, because the journal is one log. A position is the server's time in
+microseconds, or the last one plus one, so it also tells a row's age. The relay reads one snapshot, or it might see the second
+row of a key without the first.
 
 Lease and cursor are two documents: the one is renewed while transactions write the other, and would conflict with them.
 """
@@ -32,7 +34,6 @@ T = TypeVar("T")
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _NOW_S: dict[str, Any] = {"$divide": [{"$toLong": "$$NOW"}, 1000]}
 _NOW_US: dict[str, Any] = {"$multiply": [{"$toLong": "$$NOW"}, 1000]}
-_ORDER_KEPT_S = 86_400
 _ATTEMPTS_KEPT_S = 30 * 86_400
 _COLLECTIONS = ("outbox", "order", "lease", "cursor", "inbox", "attempt", "parked")
 
@@ -43,7 +44,6 @@ async def prepare(database: Database) -> None:
         await database.make(f"atoll_{name}")
     of = database.collection
     await of("atoll_outbox").create_index([("position", 1)])
-    await of("atoll_order").create_index("at", expireAfterSeconds=_ORDER_KEPT_S)
     await of("atoll_inbox").create_index("at")
     await of("atoll_attempt").create_index("at", expireAfterSeconds=_ATTEMPTS_KEPT_S)
     await of("atoll_parked").create_index([("source", 1), ("key", 1), ("sequence", 1)])
@@ -51,22 +51,16 @@ async def prepare(database: Database) -> None:
 
 async def write_outbox(database: Database, session: AsyncClientSession, rows: Sequence[OutboxRow]) -> None:
     """The last statements of a transaction."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.key] = counts.get(row.key, 0) + 1
-    free = {key: await _reserve(database, session, key, count) for key, count in counts.items()}
-    documents = []
-    for row in rows:
-        documents.append(_outbox_document(row, free[row.key]))
-        free[row.key] += 1
+    first = await _draw(database, len(rows))
+    documents = [_outbox_document(row, first + place) for place, row in enumerate(rows)]
     await database.collection("atoll_outbox").insert_many(documents, session=session)
 
 
-async def _reserve(database: Database, session: AsyncClientSession, key: str, count: int) -> int:
-    """The first of `count` positions, each above all that were committed for `key`."""
+async def _draw(database: Database, count: int) -> int:
+    """The first of `count` positions, each above all that were drawn before. In no transaction."""
     last = {"$add": [{"$max": [_NOW_US, {"$ifNull": ["$last", 0]}]}, count]}
-    order = await database.collection("atoll_order").find_one_and_update(
-        {"_id": key}, [{"$set": {"last": last, "at": "$$NOW"}}], upsert=True, return_document=True, session=session
+    order = await database.positions().find_one_and_update(
+        {"_id": "outbox"}, [{"$set": {"last": last}}], upsert=True, return_document=True
     )
     assert order is not None  # it was made if it was missing
     first: int = order["last"] - count + 1

@@ -179,8 +179,11 @@ class Journal(Protocol):
 class Database(Protocol):
     """One service's own database."""
 
-    kind: Kind
-    journal: Journal
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def journal(self) -> Journal: ...
 
     async def open(self) -> None:
         """Makes it usable: connects and checks. Raises DatabaseOutage."""

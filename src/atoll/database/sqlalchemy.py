@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import event
+from sqlalchemy import event, orm
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -32,6 +32,18 @@ _READERS = 4
 Rows = tuple[tuple[str, ...], Sequence[Sequence[Any]]]
 
 
+class _Sync(orm.Session):
+    """What an AsyncSession is made of; knows that it has ended."""
+
+    ended = False
+
+
+@event.listens_for(_Sync, "after_transaction_create")
+def _refuse_after_end(session: _Sync, _transaction: Any) -> None:
+    if session.ended:
+        raise ended()
+
+
 class Session(AsyncSession):
     """One transaction. It begins at its first statement; returning commits, raising rolls back.
 
@@ -39,15 +51,17 @@ class Session(AsyncSession):
     stay readable after the commit.
     """
 
+    sync_session_class = _Sync
+    sync_session: _Sync
+
     def __init__(self, engine: AsyncEngine, encode: Encode) -> None:
         super().__init__(engine, expire_on_commit=False)
         self._encode = encode
         self._outbox: list[OutboxRow] = []
-        self._ended = False
 
     async def publish(self, event: Any) -> None:
         """The event becomes part of this transaction: published after the commit, or never. Order is call order."""
-        if self._ended:
+        if self.sync_session.ended:
             raise ended()
         self._outbox.append(self._encode(event))
 
@@ -56,8 +70,6 @@ class Session(AsyncSession):
 
         Column names and rows. It is what delivery needs of a transaction.
         """
-        if self._ended:
-            raise ended()
         await self.flush()
         result = await (await self.connection()).exec_driver_sql(sql, args)
         return (tuple(result.keys()), result.all()) if result.returns_rows else ((), ())
@@ -85,7 +97,7 @@ class Session(AsyncSession):
 
     async def end(self) -> None:
         """Gives the connection back; rolls back what was not committed. atoll calls it."""
-        self._ended = True
+        self.sync_session.ended = True
         await asyncio.shield(super().close())
 
 
