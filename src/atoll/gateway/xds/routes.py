@@ -75,12 +75,12 @@ def _times(timeout_s: float | None) -> Json:
 def _retries(repeatable: bool) -> Json:
     """Envoy retries whatever the method is: what may have reached a service is repeated for GET and HEAD only.
 
-    An answer is never repeated, not even a 503: replicas share one database, so it would be asked for seven times.
+    An answer is never repeated, not even a 503: replicas share one database, so that would only ask it more.
     """
     policy: Json = {
         "retry_on": _SAFE_TO_REPEAT,
         # With the waiting between them, enough for a single replica to start again.
-        "num_retries": 6,
+        "num_retries": 10,
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.500s"},
         "host_selection_retry_max_attempts": 3,
         "retry_host_predicate": [
