@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
 from atoll.engines import nats as engine
+from atoll.errors import BusOutage
 from atoll.host.machine import Machine
 from atoll.host.probes import until_ready
 from atoll.host.processes import AUTH, LOOPBACK, ProcessSpec, auth_service, engine_process
@@ -49,14 +51,13 @@ class BusHost:
         self._administrator().write(self.machine.layout.nats_config)
         await self.machine.supervisor.start(self._spec(), self._probe)
 
-    async def provision(self, contracts: Mapping[str, Contract], replicas: Collection[str]) -> None:
-        """Everything the contracts need, the registry rid of whoever is not among `replicas` (`orders.orders-1`)."""
+    async def provision(self, contracts: Mapping[str, Contract]) -> None:
+        """Everything the contracts need."""
         for warning in BusPlan.of(self.contracts).warnings:
             self.machine.say(f"warning: {warning}")
         made = await self._administrator().make()
         if made.leftovers:
             self.machine.say(f"durables that nobody uses hold events back: {', '.join(made.leftovers)}")
-        await self.forget_others(replicas)
         await self.announce(contracts)
 
     async def announce(self, contracts: Mapping[str, Contract]) -> None:
@@ -82,16 +83,16 @@ class BusHost:
         finally:
             await bus.close()
 
-    async def forget_others(self, replicas: Collection[str]) -> None:
-        """After a kill -9 of everything the registry still has replicas that will not come back under their names."""
+    async def forget_all(self) -> None:
+        """After a kill -9 of everything the registry still has replicas, and nothing of this system runs yet."""
         bus = JetStreamBus(self.url(nats.PLATFORM_ADMIN), name="host")
         await bus.start()
         try:
             await bus.wait_connected(5.0)
-            entries = await bus.latest(nats.REGISTRY, "$KV.registry.>")
-            alive = [entry.subject for entry in entries if b"KV-Operation" not in entry.headers]
-            gone = [subject for subject in alive if subject.removeprefix("$KV.registry.") not in replicas]
-            await bus.publish([Message(subject, b"KV-Operation: DEL\r\n", b"") for subject in gone])
+            with suppress(BusOutage):  # there is no registry before the first start
+                entries = await bus.latest(nats.REGISTRY, "$KV.registry.>", timeout_s=1.0)
+                alive = [entry.subject for entry in entries if b"KV-Operation" not in entry.headers]
+                await bus.publish([Message(subject, b"KV-Operation: DEL\r\n", b"") for subject in alive])
         finally:
             await bus.close()
 

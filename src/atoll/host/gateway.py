@@ -63,8 +63,8 @@ class GatewayHost:
             hint="stop that, choose another [gateway] port, or let `atoll up --isolated` choose one",
         )
 
-    def write(self, contracts: Mapping[str, Contract], replicas: Mapping[str, str]) -> None:
-        """What Envoy and the controller begin with: keys and `replicas` (key → address) as they were known last."""
+    def write(self, contracts: Mapping[str, Contract]) -> None:
+        """What Envoy and the controller begin with: the keys that were known last, and no replica, since none runs yet."""
         document = system_document(self.machine.system)
         entries = {
             name: ServiceEntry(**entry, digests=(contracts[name].digest,))
@@ -76,9 +76,7 @@ class GatewayHost:
             contracts={f"{name}.{contract.digest}": contract for name, contract in contracts.items()},
         )
         with suppress(OSError, AtollError):
-            last = Known.parse((self.root / "inputs.json").read_bytes())
-            kept = {key: one for key, one in last.replicas.items() if replicas.get(key) == one.address}
-            known = replace(known, keys=last.keys, replicas=kept)
+            known = replace(known, keys=Known.parse((self.root / "inputs.json").read_bytes()).keys)
         write_initial(self.root, Listener(LOOPBACK, self.port), self.admin, known)
 
     async def start(self, bus_url: str) -> None:

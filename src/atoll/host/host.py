@@ -103,8 +103,10 @@ class Host:
         try:
             await self.control.start()
             if await self._unless_stopped(self.up()):
+                reloading = asyncio.create_task(self._reload())
+                await asyncio.sleep(0)  # it watches before anybody is told that the system is up
                 self.report.ready(self.summary())
-                await self._unless_stopped(self._reload())
+                await self._unless_stopped(reloading)
                 await self.stopping.wait()
         finally:
             await self.end()
@@ -130,12 +132,13 @@ class Host:
             check(self.system, self.contracts)
             self._compare()
             self.gateway.forget_applied()
-            self.gateway.write(self.contracts, self._planned())
+            self.gateway.write(self.contracts)
             simulators = [asyncio.create_task(self._start_simulator(spec)) for spec in self._simulators()]
             starting = asyncio.create_task(self.gateway.start(self.bus.url("gateway")))
             await self.bus.start(self.contracts)
+            await self.bus.forget_all()
             await self.announcer.start()
-            provisioning = asyncio.create_task(self.bus.provision(self.contracts, self._planned()))
+            provisioning = asyncio.create_task(self.bus.provision(self.contracts))
             await _all(simulators)
             serving = [asyncio.create_task(self._start_service(spec, opening[spec.name])) for spec in self._own_services()]
             await _all([starting, provisioning, *serving])
@@ -201,15 +204,6 @@ class Host:
         for difference in differences:
             self.say(f"warning: {difference}")
 
-    def _planned(self) -> dict[str, str]:
-        """The registry keys that replicas will have, with their addresses."""
-        found = {}
-        for spec in self._own_services():
-            for number in range(1, spec.replicas + 1):
-                slot = self.replicas.slot(spec.name, number)
-                found[f"{spec.name}.{slot.name}"] = slot.address
-        return found
-
     async def _settle(self) -> None:
         routed = {
             name: {slot.address for slot in slots}
@@ -224,15 +218,16 @@ class Host:
             self.say(f"not settled after {_SETTLE_S:g} s: {unsettled}")
 
     async def end(self) -> None:
-        """Services drain beside each other, then the gateway and the engines end. What can't end is killed."""
+        """The gateway ends, then services finish what they have, then the engines end. What can't end is killed."""
         await self.control.close()
         await self.announcer.close()
         for lent in self.lent.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(lent.pid, signal.SIGTERM)
         children = {name: child.spec.kind for name, child in self.supervisor.children.items()}
-        for kinds in (("client", "service", "auth"), ("simulator", "gateway"), ("database", "bus")):
-            await self.supervisor.stop_all([name for name, kind in children.items() if kind in kinds])
+        for kinds in (("gateway",), ("client", "service", "auth"), ("simulator", "database", "bus")):
+            names = [name for name, kind in children.items() if kind in kinds]
+            await self.supervisor.stop_all(names, hurry="service" in kinds)
         self.layout.state.unlink(missing_ok=True)
 
     def _is_mute(self, service: str) -> bool:

@@ -44,6 +44,8 @@ _PASSED = (
     "NO_COLOR",
     "ATOLL_FAULTS",
 )
+# What tests of a whole system tell every service.
+_FOR_SERVICES = ("ATOLL_FAULTS",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def service_environment(system: System, spec: ServiceSpec, contract: Contract, s
     """Everything one replica is told. Raises SystemMistake when a setting names what there is not."""
     environment = {
         **passed(known.variables),
+        **{name: known.variables[name] for name in _FOR_SERVICES if name in known.variables},
         **_own_variables(contract, known.variables),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
@@ -180,6 +183,7 @@ def auth(system: System, contract: Contract, slot: Slot, known: Known) -> Proces
     """The auth service: a process like any other, its options in a variable of its own."""
     spec = auth_service(system)
     environment = service_environment(system, spec, contract, slot, known)
+    secrets = {name: value for name, value in known.variables.items() if name.startswith(("AUTH_USER_", "AUTH_CLIENT_"))}
     options = {"access_token_lifetime_s": system.auth.access_token_lifetime_s, **system.auth.options}
     needs = (f"{AUTH}.{system.auth.database}",) if system.auth.database != "sqlite" else ()
     return ProcessSpec(
@@ -188,7 +192,7 @@ def auth(system: System, contract: Contract, slot: Slot, known: Known) -> Proces
         argv=(sys.executable, "-P", "-m", "atoll.service", "run", "--module", "atoll.auth.service"),
         folder=known.layout.service_state(AUTH),
         log=known.layout.log(slot.name),
-        environment={**environment, "ATOLL_AUTH": json.dumps(options, sort_keys=True), **auth_kind(system)},
+        environment={**environment, **secrets, "ATOLL_AUTH": json.dumps(options, sort_keys=True), **auth_kind(system)},
         service=AUTH,
         port=slot.port,
         inherits=True,

@@ -91,26 +91,32 @@ class Supervisor:
             raise Died(f"{spec.name} was stopped before it was ready")
         return child
 
-    async def stop(self, name: str, timeout_s: float | None = None) -> None:
-        """Its own stop signal, time to finish, then SIGKILL for whatever of its session is left."""
+    async def stop(self, name: str, *, hurry: bool = False) -> None:
+        """Its own stop signal, time to finish, then SIGKILL for whatever of its session is left.
+
+        `hurry`: a second signal tells a service that nobody sends it requests any more, so that it need not wait for them.
+        """
         child = self.children.get(name)
         if child is None:
             return
         child.wanted = False
         if child.popen is not None and not child.exited.is_set():
-            await self._end(child, child.spec.stop_timeout_s if timeout_s is None else timeout_s)
+            await self._end(child, hurry)
         if child.task is not None:
             child.task.cancel()
             await asyncio.wait({child.task})
         self.children.pop(name, None)
         self._changed()
 
-    async def stop_all(self, names: list[str]) -> None:
-        await asyncio.gather(*(self.stop(name) for name in names))
+    async def stop_all(self, names: list[str], *, hurry: bool = False) -> None:
+        await asyncio.gather(*(self.stop(name, hurry=hurry) for name in names))
 
-    async def _end(self, child: Child, timeout_s: float) -> None:
+    async def _end(self, child: Child, hurry: bool) -> None:
+        timeout_s = child.spec.stop_timeout_s
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, child.spec.stop_signal)
+            if hurry:  # another number, because two of one kind may arrive as one
+                os.kill(child.pid, signal.SIGINT)
             os.kill(child.pid, signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(child.exited.wait(), timeout_s)

@@ -64,11 +64,13 @@ class Process:
         self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
         self._keys = KeyFeed(self._verifier, environment.state_dir / "keys.json")
         self._principals: dict[str, tuple[Claims, Principal]] = {}
-        self._app: Any = self._health  # until the service's own stands
+        self._app: Any = None
+        self._ready = asyncio.Event()
         self._injector: Injector | None = None
         self._loops: Loops | None = None
         self._announcement: Announcement | None = None
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         self._keys.load()
@@ -96,8 +98,16 @@ class Process:
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/health/"):
             await self._health(scope, receive, send)
-        else:
+        elif self._app is not None or await self._stands():
             await self._app(scope, receive, send)
+        else:
+            await send_problem(send, Problem(503, "starting", "the service is starting", hint="try again"))
+
+    async def _stands(self) -> bool:
+        """Waits for the start to finish: a request that comes meanwhile is late, not lost."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), BUDGETS.handler_s)
+        return self._app is not None
 
     def _sources(self) -> Sources:
         return Sources.of(self._environment.settings, self._environment.folder, os.environ)
@@ -113,6 +123,7 @@ class Process:
         await injector.start()
         await run_hooks(self._service.start_hooks, injector)
         self._app = build_app(self._service, database=self._database, verify=self._principal, injector=injector)
+        self._ready.set()
         if self._database is not None and self._bus is not None:
             self._start_loops(self._database, self._bus, injector)
         self._health.draining = False
@@ -180,12 +191,16 @@ class Process:
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled)
         try:
             yield
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        """The first signal begins the drain time, a second ends it: nobody sends requests any more."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
 
     async def _drain(self) -> None:
         """Leave first, then stop: a pooled connection closed under a request that was sent can't be retried safely."""
@@ -198,7 +213,8 @@ class Process:
             await self._announcement.withdraw()
         if self._loops is not None:
             await self._loops.stop()
-        await asyncio.sleep(max(0.0, BUDGETS.drain_s - (time.monotonic() - leaving)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), max(0.0, BUDGETS.drain_s - (time.monotonic() - leaving)))
 
     async def _close(self) -> None:
         self._keys.stop()

@@ -1,6 +1,5 @@
 """Takes notes and tells everybody."""
 
-import os
 from uuid import UUID, uuid4
 
 from msgspec import Struct
@@ -23,7 +22,12 @@ class NoteTaken(Event, name="note_taken", key="id"):
     text: str
 
 
-service = Service("left", database="sqlite", publishes=[NoteTaken])
+class NoteShouted(Event, name="note_shouted", key="id"):
+    id: UUID
+    text: str
+
+
+service = Service("left", database="sqlite", publishes=[NoteTaken, NoteShouted])
 
 
 @service.post("/left/notes", scope="left:write")
@@ -31,14 +35,10 @@ async def take(note: Text, me: Principal, tx: Transaction) -> Note:
     taken = Note(uuid4(), note.text)
     await tx.execute("INSERT INTO note (id, text) VALUES ($1, $2)", str(taken.id), taken.text)
     await tx.publish(NoteTaken(id=taken.id, text=taken.text))
+    await tx.publish(NoteShouted(id=taken.id, text=taken.text.upper()))
     return taken
 
 
 @service.get("/left/notes", public=True)
 async def notes(tx: Transaction) -> list[Note]:
     return await tx.all(Note, "SELECT id, text FROM note ORDER BY id")
-
-
-@service.get("/left/process", public=True)
-async def process() -> dict[str, int]:
-    return {"pid": os.getpid()}
