@@ -32,6 +32,7 @@ from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 ATOLL = Path(sys.executable).with_name("atoll")
+PUBLISHERS = ("catalog", "orders", "inventory", "payments")
 PLENTY = 1_000_000
 SCARCE = 40
 _PAUSED_S = 6.5  # longer than a lease: the other replica takes over meanwhile
@@ -273,6 +274,14 @@ class Books:
                 for table in ("outbox", "parked"):
                     if books.execute(f"SELECT count(*) FROM atoll_{table}").fetchone()[0]:
                         return False
+        return await self._nobody_lags()
+
+    async def _nobody_lags(self) -> bool:
+        for service in PUBLISHERS:
+            async with _administrator(self._shop, service) as stream:
+                for consumer in await stream.consumers_info(service):
+                    if consumer.num_pending or consumer.num_ack_pending:
+                        return False
         return True
 
     async def reconcile(self) -> None:
@@ -393,22 +402,25 @@ async def _client(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
 
 async def _narrow_duplicate_window(shop: Shop) -> None:
     """The bus forgets ids almost at once, so that what is published again is the inbox's to reject."""
-    import nats
-    from nats.js.api import StreamConfig
-
-    secrets = json.loads((shop.folder / ".atoll" / "secrets.json").read_text())
-    bus = next(one for one in shop.processes() if one["kind"] == "bus")
-    for service in ("orders", "inventory", "payments", "catalog"):
-        connection = await nats.connect(
-            f"nats://127.0.0.1:{bus['port']}", user=f"{service}-admin", password=secrets[f"bus.{service}-admin"]
-        )
-        try:
-            stream = connection.jetstream()
-            config: StreamConfig = (await stream.stream_info(service)).config
+    for service in PUBLISHERS:
+        async with _administrator(shop, service) as stream:
+            config = (await stream.stream_info(service)).config
             config.duplicate_window = shop.plan.duplicate_window_s
             await stream.update_stream(config)
-        finally:
-            await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _administrator(shop: Shop, service: str) -> AsyncIterator[Any]:
+    """JetStream with the rights of `service`'s administrator, through a client that is not ours."""
+    import nats
+
+    password = json.loads((shop.folder / ".atoll" / "secrets.json").read_text())[f"bus.{service}-admin"]
+    bus = next(one for one in shop.processes() if one["kind"] == "bus")
+    connection = await nats.connect(f"nats://127.0.0.1:{bus['port']}", user=f"{service}-admin", password=password)
+    try:
+        yield connection.jsm()
+    finally:
+        await connection.close()
 
 
 async def _postgresql(url: str) -> Any:
@@ -452,11 +464,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="atoll-drill-") as folder:
-        os.chmod(folder, 0o755)
-        findings = asyncio.run(drill(Plan(given.kills, given.seed), Path(folder) / "shop", print))
+    folder = Path(tempfile.mkdtemp(prefix="atoll-drill-"))
+    folder.chmod(0o755)
+    findings = asyncio.run(drill(Plan(given.kills, given.seed), folder / "shop", print))
     print(report(findings))  # noqa: T201
-    return 1 if findings.wrong else 0
+    if findings.wrong:
+        print(f"logs and databases are kept in {folder}")  # noqa: T201
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from atoll.service.injection import Injector
     from atoll.service.service import Service
 
-__all__ = ["Answer", "App", "TokenMissing", "Verify", "build_app"]
+__all__ = ["Answer", "App", "TokenMissing", "Verify", "build_app", "refuse"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -238,6 +238,11 @@ class _Endpoint:
         if status == 204:
             return Answer(204, b"", [])
         return Answer(status, self._kit.encode(result), self._headers)
+
+
+async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
+    """Answers with `problem`."""
+    await _send(scope, send, _answer_of(problem))
 
 
 async def _send(scope: Scope, send: Send, answer: Answer) -> None:

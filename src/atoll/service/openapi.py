@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from atoll.service import annotations as types
-from atoll.service.operations import Argument, From, Operation
+from atoll.service.operations import BODY_LIMIT_BYTES, Argument, From, Operation
 from atoll.service.schemas import Schemas
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         described["x-atoll-timeout-s"] = operation.timeout_s
     if operation.streaming:
         described["x-atoll-streaming"] = True
+    if operation.body_limit_bytes != BODY_LIMIT_BYTES:
+        described["x-atoll-body-limit-bytes"] = operation.body_limit_bytes
     return described
 
 

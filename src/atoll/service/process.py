@@ -23,10 +23,11 @@ from atoll.errors import DatabaseOutage
 from atoll.service.environment import Environment
 from atoll.service.handlers import build_handlers, run_hooks
 from atoll.service.health import Health
-from atoll.service.http import build_app
+from atoll.service.http import build_app, refuse
 from atoll.service.injection import Injector
 from atoll.service.keys import KeyFeed
 from atoll.service.principal import Principal
+from atoll.service.problems import Problem
 from atoll.service.settings import Sources
 from atoll.service.stalls import StallWatch
 from atoll.service.storage import database_of, migrations_of
@@ -101,7 +102,7 @@ class Process:
         elif self._app is not None or await self._stands():
             await self._app(scope, receive, send)
         else:
-            await send_problem(send, Problem(503, "starting", "the service is starting", hint="try again"))
+            await refuse(scope, send, Problem(503, "starting", "the service is starting", hint="try again"))
 
     async def _stands(self) -> bool:
         """Waits for the start to finish: a request that comes meanwhile is late, not lost."""

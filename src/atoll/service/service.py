@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from atoll.database.ports import Kind, OutboxRow
@@ -26,7 +28,8 @@ class Service(Router):
     """One process, one purpose, one database of its own. Declaring connects to nothing and reads nothing.
 
     `app` is an ASGI or WSGI application that answers what no operation here does; it checks its callers itself when `public`
-    is true, otherwise a token is required as everywhere.
+    is true, otherwise a token is required as everywhere. `folder` is the one that its package lies in, told from the file
+    that made it.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Service(Router):
         self.version = version
         self.app = app
         self.app_public = public
+        self.folder = _folder(sys._getframe(1).f_code.co_filename)
         self.publishes = tuple(publishes)
         _check_events(name, database, self.declarations)
 
@@ -150,6 +154,11 @@ class Service(Router):
         for who, where, argument in asking:
             if argument.source in (From.TRANSACTION, From.DATABASE):
                 _check_flavour(self, flavour, who, where, argument)
+
+
+def _folder(file: str) -> Path:
+    """The folder that the package lies in: `orders/service.py` of services/orders/orders → services/orders."""
+    return Path(file).resolve().parent.parent
 
 
 def _check_flavour(service: Service, flavour: Flavour | None, who: str, where: str, argument: Argument) -> None:
