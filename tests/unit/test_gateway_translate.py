@@ -105,6 +105,14 @@ def test_the_gateway_waits_longer_than_the_handler_may_take(operation: dict[str,
     assert _routes(_translate(known(orders)))["orders.own"].timeout_s == timeout_s
 
 
+def test_the_body_limit_is_that_of_the_most_generous_operation() -> None:
+    small = contract("orders", {"/orders": {"post": {"x-atoll-body-limit-bytes": 1000}}})
+    large = contract("files", {"/files": {"post": {"x-atoll-body-limit-bytes": 50_000_000}}})
+
+    assert _translate(known(small)).listener.body_limit_bytes == 1_048_576
+    assert _translate(known(small, large)).listener.body_limit_bytes == 50_000_000
+
+
 def test_only_get_and_head_are_repeated_after_they_were_sent() -> None:
     orders = contract("orders", {"/orders": {method: {"operationId": method} for method in ("get", "post", "put", "delete")}})
 

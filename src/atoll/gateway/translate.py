@@ -37,7 +37,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         routes.append(_route(offer, cluster.name))
     system = known.system
     return Gateway(
-        listener=listener,
+        listener=_roomy(listener, offered),
         issuer=Issuer(system.issuer, system.audience, known.keys),
         routes=_with_refusals(routes),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
@@ -46,6 +46,12 @@ def translate(known: Known, listener: Listener) -> Gateway:
         fallback=system.fallback if system.fallback in clusters else None,
         faults=tuple(faults),
     )
+
+
+def _roomy(listener: Listener, offered: Iterable[Offer]) -> Listener:
+    """The limit is one for all paths: what the most generous operation takes. Services hold each operation to its own."""
+    limits = (offer.operation.body_limit_bytes or 0 for offer in offered)
+    return replace(listener, body_limit_bytes=max(listener.body_limit_bytes, *limits, 0))
 
 
 def _owned(system: SystemEntry) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Operation(msgspec.Struct, frozen=True):
     scope: str | None = None
     timeout_s: float | None = None
     streaming: bool = False
+    body_limit_bytes: int | None = None
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -134,6 +135,7 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
                     scope=scopes[0] if scopes else None,
                     timeout_s=one.get("x-atoll-timeout-s"),
                     streaming=bool(one.get("x-atoll-streaming", False)),
+                    body_limit_bytes=one.get("x-atoll-body-limit-bytes"),
                 )
             )
     return tuple(found)
