@@ -25,6 +25,7 @@ __all__ = ["KEYS_SUBJECT", "KeysPublished", "NotSigning", "Signing"]
 KEYS_SUBJECT = "keys.set"
 _LOOK_EVERY_S = 0.05
 _REPEAT_EVERY_S = 60.0
+_AFTER_ERROR_S = 1.0
 _OUTBOX_ROWS = 256
 _log = logging.getLogger("atoll.auth")
 
@@ -118,17 +119,16 @@ class Signing:
             _log.info("tokens are signed with key %s", self._signer.kid)
 
     async def _keep(self) -> None:
-        published_at = time.monotonic()
         while True:
+            await asyncio.sleep(_LOOK_EVERY_S if self._signer is None else _REPEAT_EVERY_S)
             try:
-                await asyncio.sleep(_LOOK_EVERY_S if self._signer is None else _REPEAT_EVERY_S)
-                if self._signer is None:
-                    await self._look()
-                elif time.monotonic() - published_at >= _REPEAT_EVERY_S:
-                    await self._repeat()
-                    published_at = time.monotonic()
+                await (self._look() if self._signer is None else self._repeat())
             except AtollError as error:
                 _log.warning("the signing keys wait: %s", error)
+                await asyncio.sleep(_AFTER_ERROR_S)
+            except Exception:
+                _log.exception("the signing keys can't be kept")
+                await asyncio.sleep(_AFTER_ERROR_S)
 
     async def _repeat(self) -> None:
         """Not while the last one still waits: a bus that is down for an hour would find sixty."""
