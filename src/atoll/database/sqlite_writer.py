@@ -99,7 +99,8 @@ class Writer:
         """Ends the holder's turn with its outbox rows; the future is done when its group is committed."""
         if rows:
             now = time.time()
-            self.cursor.executemany(_INSERT, [(*row, now) for row in rows])
+            for row in rows:
+                self.cursor.execute(_INSERT, (*row, now))
             self._publishes = True
         self.cursor.execute("RELEASE turn")
         done = self._loop.create_future()
