@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = ["Loops", "Station"]
 
 _log = logging.getLogger("atoll.delivery")
 _TIDY_EVERY_S = 3600.0
+_CANCEL_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,7 @@ class Loops:
         if running:
             await asyncio.wait(running, timeout=timeout_s)
         await self._relay.wait_empty(min(1.0, timeout_s))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
         await self._leases.release()
 
     async def _tidy(self) -> None:
@@ -76,6 +75,15 @@ class Loops:
             with contextlib.suppress(DatabaseOutage):
                 await self._journal.forget_inbox(BUDGETS.inbox_kept_s)
             await asyncio.sleep(_TIDY_EVERY_S)
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels until they are gone: pymongo swallows about one cancellation in ten."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _done, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 def _by_source(handlers: Handlers) -> dict[str, Handlers]:

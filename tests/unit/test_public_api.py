@@ -1,0 +1,70 @@
+"""Everything that service authors may rely on, by name. What is not listed here is private."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import atoll
+
+NAMES = {
+    "atoll": """
+        Body Bug Conflict Cookie Database Delivery Event Forbidden Form Header Invalid Mistake NotFound Outage Page Principal
+        Query Refused Request Response Router Secret Service Settings Transaction Unauthorized UploadFile
+    """,
+    "atoll.mongodb": "Collection Database Transaction WriteConflict",
+    "atoll.postgresql": "Database Transaction",
+    "atoll.sqlalchemy": "Database Session run_migrations",
+    "atoll.sqlite": "Database Transaction",
+    "atoll.testing": "UnderTest under_test",
+}
+
+
+@pytest.mark.parametrize("module", sorted(NAMES))
+def test_the_public_names_are_exactly_these_and_sorted(module: str) -> None:
+    exported = importlib.import_module(module).__all__
+
+    assert list(exported) == NAMES[module].split()
+
+
+def test_every_name_can_be_imported() -> None:
+    for name in atoll.__all__:
+        assert getattr(atoll, name).__name__ == name
+    assert set(atoll.__all__) < set(dir(atoll))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Servce'"):
+        _ = atoll.Servce
+
+
+def test_importing_atoll_loads_nothing() -> None:
+    program = "import sys; before = set(sys.modules); import atoll; print(*sorted(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert [one for one in loaded if one.split(".")[0] not in sys.stdlib_module_names] == ["atoll"]
+
+
+def test_declaring_a_service_loads_no_driver_no_crypto_and_no_server() -> None:
+    program = (
+        "import sys; from atoll import Service, Event, Principal, Page, NotFound; s = Service('orders'); s.operations;"
+        "import atoll.service.http; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    heavy = {
+        "asyncpg",
+        "pymongo",
+        "sqlalchemy",
+        "cryptography",
+        "joserfc",
+        "uvicorn",
+        "starlette",
+        "pydantic",
+        "anyio",
+        "multipart",
+    }
+    assert heavy.isdisjoint(loaded)
