@@ -35,7 +35,7 @@ async def added(catalog: UnderTest, **fields: Any) -> dict[str, Any]:
 
 
 async def skus(catalog: UnderTest, **query: Any) -> list[str]:
-    answer = await catalog.get("/catalog/products", params=query)
+    answer = await catalog.client.get("/catalog/products", params=query)
     assert answer.status_code == 200, answer.text
     return [item["sku"] for item in answer.json()["items"]]
 
@@ -44,8 +44,8 @@ async def test_a_product_that_is_taken_in_is_for_sale_and_everybody_is_told(cata
     product = await added(catalog)
 
     assert (product["sku"], product["price"], product["currency"]) == ("mug", "12.50", "EUR")
-    assert (await catalog.get("/catalog/products/mug")).json() == product
-    assert (await catalog.get("/catalog/products")).json() == {"items": [product], "next": None}
+    assert (await catalog.client.get("/catalog/products/mug")).json() == product
+    assert (await catalog.client.get("/catalog/products")).json() == {"items": [product], "next": None}
     assert catalog.published == [ProductAdded(sku="mug", name="Enamel mug", price=Decimal("12.50"), currency="EUR")]
 
 
@@ -55,7 +55,7 @@ async def test_a_sku_is_taken_in_once(catalog: UnderTest) -> None:
     answer = await staff(catalog).post("/catalog/products", json={**MUG, "price": "1.00"})
 
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-    assert (await catalog.get("/catalog/products/mug")).json()["price"] == "12.50"
+    assert (await catalog.client.get("/catalog/products/mug")).json()["price"] == "12.50"
     assert len(catalog.published) == 1
 
 
@@ -96,7 +96,7 @@ async def test_prices_changed_at_once_are_told_in_the_order_in_which_they_held(c
     assert {answer.status_code for answer in answers} == {200}
     prices = [event.price for event in catalog.published if isinstance(event, PriceChanged)]
     assert len(prices) == 10
-    assert str(prices[-1]) == (await catalog.get("/catalog/products/mug")).json()["price"]
+    assert str(prices[-1]) == (await catalog.client.get("/catalog/products/mug")).json()["price"]
 
 
 async def test_a_retired_product_is_gone_for_good(catalog: UnderTest) -> None:
@@ -105,7 +105,7 @@ async def test_a_retired_product_is_gone_for_good(catalog: UnderTest) -> None:
     assert (await staff(catalog).delete("/catalog/products/mug")).status_code == 204
 
     assert catalog.published[1:] == [ProductRetired(sku="mug")]
-    assert (await catalog.get("/catalog/products/mug")).status_code == 404
+    assert (await catalog.client.get("/catalog/products/mug")).status_code == 404
     assert await skus(catalog) == []
     change = {"name": "Mug", "price": "1.00"}
     assert (await staff(catalog).put("/catalog/products/mug", json=change)).status_code == 409
@@ -115,7 +115,7 @@ async def test_a_retired_product_is_gone_for_good(catalog: UnderTest) -> None:
 
 
 async def test_what_was_never_sold_is_not_found(catalog: UnderTest) -> None:
-    assert (await catalog.get("/catalog/products/unicorn")).status_code == 404
+    assert (await catalog.client.get("/catalog/products/unicorn")).status_code == 404
     change = {"name": "Unicorn", "price": "1.00"}
     assert (await staff(catalog).put("/catalog/products/unicorn", json=change)).status_code == 404
     assert (await staff(catalog).delete("/catalog/products/unicorn")).status_code == 404
@@ -138,14 +138,14 @@ async def test_pages_are_in_the_order_of_names_and_hold_every_product_once(catal
     await added(catalog, sku="a", name="apple")
     pages, after = [], ""
     while True:
-        answer = (await catalog.get("/catalog/products", params={"limit": 2, "after": after})).json()
+        answer = (await catalog.client.get("/catalog/products", params={"limit": 2, "after": after})).json()
         pages.append([item["sku"] for item in answer["items"]])
         after = answer["next"]
         if after is None:
             break
 
     assert pages == [["a", "b-0"], ["b-1", "b-2"], ["b-3", "b-4"]]
-    assert (await catalog.get("/catalog/products", params={"after": "nonsense"})).status_code == 422
+    assert (await catalog.client.get("/catalog/products", params={"after": "nonsense"})).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ async def test_changing_the_range_needs_the_scope(catalog: UnderTest) -> None:
     assert (await customer.post("/catalog/products", json=MUG)).status_code == 403
     assert (await customer.put("/catalog/products/mug", json=change)).status_code == 403
     assert (await customer.delete("/catalog/products/mug")).status_code == 403
-    assert (await catalog.post("/catalog/products", json=MUG)).status_code == 401
+    assert (await catalog.client.post("/catalog/products", json=MUG)).status_code == 401
 
 
 async def test_sample_products_are_taken_in_once_with_their_events(catalog: UnderTest) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from atoll.sqlalchemy import Session
 from msgspec import Meta, Struct
 from sqlalchemy.dialects.postgresql import insert
 
 from atoll import Conflict, NotFound, Router
+from atoll.sqlalchemy import Session
 from inventory.models import Stock
 from inventory.reservations import locked_stock
 

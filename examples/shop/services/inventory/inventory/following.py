@@ -9,11 +9,11 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID
 
-from atoll.sqlalchemy import Session
 from msgspec import Struct
 from sqlalchemy.dialects.postgresql import insert
 
 from atoll import Router
+from atoll.sqlalchemy import Session
 from inventory.events import StockRejected, StockReleased, StockReserved
 from inventory.models import Stock
 from inventory.reservations import hold, release, take

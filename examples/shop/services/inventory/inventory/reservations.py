@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
-from atoll.sqlalchemy import Session
 from sqlalchemy import select
 
+from atoll.sqlalchemy import Session
 from inventory.events import Shortage
 from inventory.models import Reservation, Stock
 

@@ -66,11 +66,11 @@ async def browser(wire: Wire) -> AsyncIterator[httpx.AsyncClient]:
             yield storefront.client
 
 
-async def send(browser: httpx.AsyncClient, page: str, action: str, **fields: str) -> httpx.Response:
+async def send(browser: httpx.AsyncClient, page: str, target: str, **fields: str) -> httpx.Response:
     """Fills in the form on `page`, with the key that stands in it."""
     found = re.search(r'name="form_key" value="([^"]+)"', (await browser.get(page)).text)
     assert found, "there is no form"
-    return await browser.post(action, data={"form_key": found[1], **fields})
+    return await browser.post(target, data={"form_key": found[1], **fields})
 
 
 async def signed_in_with_a_mug(browser: httpx.AsyncClient) -> None:
