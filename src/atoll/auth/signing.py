@@ -76,8 +76,7 @@ class Signing:
 
     async def check(self) -> None:
         """Raises NotSigning while no key may sign."""
-        if self._signer is None:
-            await self._look()
+        await self._look()
         if self._signer is None:
             raise NotSigning
 
@@ -105,6 +104,8 @@ class Signing:
 
     async def _look(self) -> None:
         """Has the bus acknowledged what was published? Then every key of the set may sign."""
+        if self._signer is not None:
+            return
         waiting = await self._database.journal.outbox(_OUTBOX_ROWS)
         if len(waiting) == _OUTBOX_ROWS or any(row.subject == KEYS_SUBJECT for row in waiting):
             return
@@ -120,9 +121,10 @@ class Signing:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S if self._signer is None else _REPEAT_EVERY_S)
+            published = self._signer is not None
+            await asyncio.sleep(_REPEAT_EVERY_S if published else _LOOK_EVERY_S)
             try:
-                await (self._look() if self._signer is None else self._repeat())
+                await (self._repeat() if published else self._look())
             except AtollError as error:
                 _log.warning("the signing keys wait: %s", error)
                 await asyncio.sleep(_AFTER_ERROR_S)
