@@ -144,7 +144,11 @@ class PostgreSQL(_Sql):
     async def die_before_commit(self, database: Database) -> None:
         async with database.transaction() as tx:
             await tx.execute("""CREATE FUNCTION say_it() RETURNS trigger LANGUAGE plpgsql AS
-                $$ BEGIN RAISE WARNING 'outbox written'; PERFORM pg_sleep(0.2); RETURN NULL; END $$""")
+                $$ BEGIN
+                    -- the rest of the client's message may be a COMMIT: only a client found dead is rolled back
+                    PERFORM set_config('client_connection_check_interval', '20', true);
+                    RAISE WARNING 'outbox written'; PERFORM pg_sleep(5); RETURN NULL;
+                END $$""")
             await tx.execute("CREATE TRIGGER say_it AFTER INSERT ON atoll.outbox EXECUTE FUNCTION say_it()")
         (connection,) = database._writers._idle  # type: ignore[attr-defined]
         connection.add_log_listener(lambda _connection, _message: die())

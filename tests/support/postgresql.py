@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
