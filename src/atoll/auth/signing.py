@@ -74,6 +74,11 @@ class Signing:
         """Every key that a token may be signed with, as published."""
         return self._set
 
+    @property
+    def ready(self) -> bool:
+        """Whether a key may sign."""
+        return self._signer is not None
+
     async def check(self) -> None:
         """Raises NotSigning while no key may sign."""
         await self._look()
@@ -104,7 +109,7 @@ class Signing:
 
     async def _look(self) -> None:
         """Has the bus acknowledged what was published? Then every key of the set may sign."""
-        if self._signer is not None:
+        if self.ready:
             return
         waiting = await self._database.journal.outbox(_OUTBOX_ROWS)
         if len(waiting) == _OUTBOX_ROWS or any(row.subject == KEYS_SUBJECT for row in waiting):
@@ -121,10 +126,10 @@ class Signing:
 
     async def _keep(self) -> None:
         while True:
-            published = self._signer is not None
-            await asyncio.sleep(_REPEAT_EVERY_S if published else _LOOK_EVERY_S)
+            ready = self.ready
+            await asyncio.sleep(_REPEAT_EVERY_S if ready else _LOOK_EVERY_S)
             try:
-                await (self._repeat() if published else self._look())
+                await (self._repeat() if ready else self._look())
             except AtollError as error:
                 _log.warning("the signing keys wait: %s", error)
                 await asyncio.sleep(_AFTER_ERROR_S)
