@@ -237,6 +237,7 @@ def test_what_is_no_valid_request_is_a_problem_too(shop: Shop, request_: bytes, 
     assert head.startswith(b"HTTP/1.1 %d" % status), raw
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["code"] == code
+    assert "scope" not in json.loads(body)["detail"]
 
 
 def _raw(shop: Shop, request: bytes) -> bytes:

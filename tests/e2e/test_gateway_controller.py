@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,19 +118,20 @@ class _Connection:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made: World | None = None
     async with AsyncExitStack() as stack:
         plan = BusPlan.of({"orders": ORDERS, "auth": AUTH})
         server = nats.BusServer("test", free_port(), tmp_path / "nats")
         admin = Administrator(plan, server, {user: f"pw-{user}" for user in nats.users(plan)})
         admin.write(tmp_path / "nats.conf")
-        bus = Process.start(nats_engine.command(nats_engine.find(), tmp_path / "nats.conf", tmp_path / "nats.log"))
-        stack.callback(bus.kill)
+        bus = _bus(tmp_path)
+        stack.callback(lambda: made.bus.kill() if made else bus.kill())
         await bus.wait_ready(lambda: nats_engine.ready("127.0.0.1", server.port))
-        await admin.apply(tmp_path / "nats.conf", fresh=True)
+        await admin.apply(tmp_path / "nats.conf")
         start = Known(SystemEntry("shop", "http://localhost:8080", MINT.issuer, MINT.audience))
         rig = await stack.enter_async_context(gateway(tmp_path / "gateway", start))
         controller = _controller(rig, server.url("gateway", "pw-gateway"))
-        stack.callback(lambda: made.controller.kill())
+        stack.callback(lambda: made.controller.kill() if made else controller.kill())
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
         made = World(tmp_path, rig, admin, bus, controller, http)
         yield made
@@ -210,34 +212,28 @@ async def test_traffic_goes_on_without_controller_and_bus_and_nothing_is_forgott
             world.controller.kill()
             await traffic.reach(50)
             world.bus.kill()
-            with _again(world):  # a controller that starts while the bus is down goes on from its own disk
-                await traffic.reach(50)
-                assert world.applied["endpoints"]["orders"] == [one.address]
-                await _restart_bus(world, wiped=True)
-                await traffic.reach(50)
-                await world.register(ORDERS, "orders-2", two)
-                await world.until_applied(one, two)
+            # A controller that starts while the bus is down goes on from its own disk.
+            world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
+            await traffic.reach(50)
+            assert world.applied["endpoints"]["orders"] == [one.address]
+            await _restart_bus_wiped(world)
+            await traffic.reach(50)
+            await world.register(ORDERS, "orders-2", two)
+            await world.until_applied(one, two)
             await traffic.reach(50)
 
     assert traffic.failures == []
 
 
-@contextmanager
-def _again(world: World) -> Iterator[None]:
-    world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
-    yield
-
-
-async def _restart_bus(world: World, *, wiped: bool) -> None:
-    import shutil
-
-    if wiped:
-        shutil.rmtree(world.admin.server.store)
-    world.bus.__dict__.update(
-        Process.start(nats_engine.command(nats_engine.find(), world.folder / "nats.conf", world.folder / "nats.log")).__dict__
-    )
+async def _restart_bus_wiped(world: World) -> None:
+    shutil.rmtree(world.admin.server.store)
+    world.bus = _bus(world.folder)
     await world.bus.wait_ready(lambda: nats_engine.ready("127.0.0.1", world.admin.server.port))
-    await world.admin.apply(world.folder / "nats.conf", fresh=True)
+    await world.admin.apply(world.folder / "nats.conf")
+
+
+def _bus(folder: Path) -> Process:
+    return Process.start(nats_engine.command(nats_engine.find(), folder / "nats.conf", folder / "nats.log"))
 
 
 async def test_envoy_may_die_and_come_back(world: World) -> None:

@@ -37,6 +37,7 @@ def _beat(entry: object, beat: float) -> object:
         b"\xff\xfe",
         b'{"service": "orders", "replica": "orders-1"}',
         b'{"service": "orders", "replica": "orders-1", "address": "nowhere"}',
+        b'{"service": "orders", "replica": "orders-1", "address": "orders.example:80"}',
         b'{"service": "payments", "replica": "orders-1", "address": "127.0.0.1:1"}',
         b'{"service": "orders", "replica": "orders-9", "address": "127.0.0.1:1"}',
     ],

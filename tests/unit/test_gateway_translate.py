@@ -232,6 +232,16 @@ def test_a_contract_that_is_missing_from_the_bucket_is_a_fault() -> None:
     assert "orders.own" in _routes(gateway)
 
 
+def test_a_contract_that_cannot_be_shown_costs_the_page_and_no_route() -> None:
+    sloppy = contract("orders", {"/orders": {"get": {"operationId": "own", "parameters": "none", "responses": 7}}})
+
+    gateway = _translate(known(sloppy))
+
+    assert "orders.own" in _routes(gateway)
+    assert gateway.documents == ()
+    assert "no API page" in gateway.faults[0]
+
+
 def test_the_fallback_has_what_no_service_owns() -> None:
     legacy = contract("legacy", {})
 

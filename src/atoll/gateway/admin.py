@@ -22,7 +22,7 @@ _SCOPES = {
 }
 _WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 _QUESTION = "/stats?format=json&filter=(version_text|warming_clusters|listeners_warming|update_rejected|update_failure)$"
-_TIMEOUT_S = 0.5
+_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)

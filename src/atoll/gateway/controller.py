@@ -1,7 +1,8 @@
 """The process that keeps Envoy's files up to date: watches the bus, translates, writes, confirms, reports.
 
 Traffic does not pass through it: killed, paused or cut off from the bus, it leaves Envoy with what it has. What it knows
-is saved (`inputs.json`), so that a restart goes on from there, whatever the bus has lost meanwhile.
+is saved (`inputs.json`), so that a restart goes on from there, whatever the bus has lost meanwhile. (That is why it reads
+the registry itself: `registry.Watch` starts from nothing.)
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ logger = logging.getLogger("atoll.gateway")
 
 _DEBOUNCE_S = 0.005
 _RETRY_S = 0.1
-_SNAPSHOT_RETRY_S = 0.25
+_SNAPSHOT_RETRY_S, _SNAPSHOT_RETRY_MOST_S = 0.1, 5.0
 # What is watched: stream, subjects, and the prefix that is not part of a key.
 _REGISTRY = ("KV_registry", "$KV.registry.>", "$KV.registry.")
 _CONTRACTS = ("KV_contracts", "$KV.contracts.>", "$KV.contracts.")
@@ -142,12 +143,14 @@ class Controller:
         await asyncio.gather(*(self._take_snapshot(*watched) for watched in (_CONTRACTS, _KEYS, _REGISTRY)))
 
     async def _take_snapshot(self, stream: str, subjects: str, _prefix: str) -> None:
+        pause_s = _SNAPSHOT_RETRY_S
         while True:
             try:
                 found = await self._bus.latest(stream, subjects)
             except BusOutage as outage:
                 logger.debug("no snapshot of %s yet: %s", stream, outage)
-                await asyncio.sleep(_SNAPSHOT_RETRY_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _SNAPSHOT_RETRY_MOST_S)
                 continue
             for received in found:
                 # What came live since the connect is newer than the snapshot, or the same.
@@ -179,6 +182,9 @@ class _Report:
             self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
 
     def succeeded(self, gateway: Gateway) -> None:
+        if list(gateway.faults) != self._now["faults"]:
+            for fault in gateway.faults:
+                logger.warning("%s", fault)
         services = {cluster.name: cluster for cluster in gateway.clusters if cluster.name == cluster.service}
         self._write(
             version=self._now["version"] + 1,
@@ -188,8 +194,6 @@ class _Report:
             faults=list(gateway.faults),
             error=None,
         )
-        for fault in gateway.faults:
-            logger.warning("%s", fault)
 
     def failed(self, error: str) -> None:
         if self._now["error"] != error:

@@ -72,7 +72,7 @@ def write(path: Path, content: bytes) -> bool:
 
 def replace_file(path: Path, content: bytes) -> None:
     """In one step: a reader sees the old content or the new one."""
-    temporary = path.parent / f".{path.name}.tmp"
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

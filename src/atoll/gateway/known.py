@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -77,9 +78,9 @@ class Known:
         if entry.key != key:
             raise Malformed(f"registry key {key} holds an entry of {entry.key}")
         try:
-            Endpoint.parse(entry.address)
+            ip_address(Endpoint.parse(entry.address).host)
         except ValueError as error:
-            raise Malformed(f"registry key {key}: {error}") from None
+            raise Malformed(f"registry key {key}: {error}", hint="a replica announces IP address and port") from None
         return replace(self, replicas={**self.replicas, key: entry})
 
     def without_replica(self, key: str) -> Known:

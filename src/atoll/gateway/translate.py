@@ -7,11 +7,11 @@ beats a parameter, segment by segment). The method is looked at only then, so `D
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from atoll.gateway.ir import PUBLIC, Cluster, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import PUBLIC, Cluster, Document, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.offers import HEALTH, Offer, offers, order, routed
 from atoll.gateway.openapi import merge
@@ -41,11 +41,20 @@ def translate(known: Known, listener: Listener) -> Gateway:
         issuer=Issuer(system.issuer, system.audience, known.keys),
         routes=_with_refusals(routes),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
-        documents=documents(merge(system, offered)),
+        documents=_documents(system, offered, faults),
         owned=_owned(system),
         fallback=system.fallback if system.fallback in clusters else None,
         faults=tuple(faults),
     )
+
+
+def _documents(system: SystemEntry, offered: Sequence[Offer], faults: list[str]) -> tuple[Document, ...]:
+    """A contract written by hand may describe its operations in ways that can't be shown: that costs the page, no route."""
+    try:
+        return documents(merge(system, offered))
+    except Exception as error:
+        faults.append(f"there is no API page: a contract's OpenAPI can't be read ({type(error).__name__}: {error})")
+        return ()
 
 
 def _roomy(listener: Listener, offered: Iterable[Offer]) -> Listener:

@@ -12,7 +12,7 @@ __all__ = ["resource"]
 # Below uvicorn's keep-alive of 75 s, so that it is always the gateway that closes an idle connection, never the replica
 # while a request is on its way.
 _IDLE_S = 60.0
-_CONNECT_S = 0.25
+_CONNECT_S = 0.5
 _MANY = 4096
 
 
@@ -59,13 +59,17 @@ def _address(endpoint: Endpoint) -> Json:
 
 
 def _health_check() -> Json:
-    """503 is unhealthy: own database gone, or draining. An answer of 404 is a program without our health paths."""
+    """503 is unhealthy: own database gone, or draining. An answer of 404 is a program without our health paths.
+
+    Patient with silence, because on a busy machine all replicas are slow at once and there would be none left; who can't be
+    reached at all is ejected much sooner (`_outlier_detection`).
+    """
     return {
-        "timeout": "0.5s",
+        "timeout": "2s",
         "interval": "1s",
         "unhealthy_interval": "0.25s",
         "no_traffic_interval": "1s",
-        "unhealthy_threshold": 2,
+        "unhealthy_threshold": 3,
         "healthy_threshold": 1,
         "http_health_check": {"path": "/health/ready", "expected_statuses": [{"start": 200, "end": 500}]},
     }

@@ -80,7 +80,7 @@ def _retries(repeatable: bool) -> Json:
     policy: Json = {
         "retry_on": _SAFE_TO_REPEAT,
         # With the waiting between them, enough for a single replica to start again.
-        "num_retries": 10,
+        "num_retries": 12,
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.500s"},
         "host_selection_retry_max_attempts": 3,
         "retry_host_predicate": [
