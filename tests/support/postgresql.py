@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
