@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.xds.folders import Folders
-from atoll.gateway.xds.typed import Json
+from atoll.gateway.xds.typed import Json, typed_extension
 
 __all__ = ["document"]
 
 # The admin port answers anybody on this machine: reading is all it does, and draining, which the host needs.
 _ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info", "/drain_listeners", "/reopen_logs")
+# Each costs some 50 KB at most: far below what a machine can't bear, far above what one gateway is asked for.
+_CONNECTIONS = 20_000
 
 
 def document(folders: Folders, admin: Endpoint) -> Json:
@@ -18,6 +20,15 @@ def document(folders: Folders, admin: Endpoint) -> Json:
         "admin": {
             "address": {"socket_address": {"address": admin.host, "port_value": admin.port}},
             "allow_paths": [{"prefix": path} for path in _ADMIN_PATHS],
+        },
+        "overload_manager": {
+            "resource_monitors": [
+                typed_extension(
+                    "envoy.resource_monitors.global_downstream_max_connections",
+                    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=_CONNECTIONS,
+                )
+            ]
         },
         "dynamic_resources": {"lds_config": folders.source("lds"), "cds_config": folders.source("cds")},
     }
