@@ -45,7 +45,7 @@ class Plan:
     kills: int
     seed: int
     orders_per_s: float = 15.0
-    faults: str = "relay.published:0.01,consumer.committed:0.01"
+    faults: str = "relay.published:0.004,consumer.committed:0.004"
     duplicate_window_s: float = 0.1
     inbox: bool = True
 
@@ -73,6 +73,7 @@ class Shop:
         self.folder = folder
         self.plan = plan
         self.url = ""
+        self.dangerous = folder.with_name("dangerous")
 
     def make(self) -> None:
         ignored = shutil.ignore_patterns(".atoll", "__pycache__", ".pytest_cache", "tests")
@@ -85,7 +86,7 @@ class Shop:
         manifest.write_text(text + "\n[services.witness]\n")
 
     def atoll(self, *arguments: str) -> str:
-        faults = self.plan.faults + ("" if self.plan.inbox else ",inbox:off")
+        faults = f"{self.plan.faults},while:{self.dangerous}" + ("" if self.plan.inbox else ",inbox:off")
         environment = {**os.environ, "ATOLL_FAULTS": faults}
         done = subprocess.run(
             [ATOLL, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=180, check=False
@@ -379,9 +380,11 @@ async def drill(plan: Plan, folder: Path, say: Callable[[str], None] = lambda li
             say(f"{len(shop.processes())} processes run; {plan.kills} kills, seed {plan.seed}")
             stop = asyncio.Event()
             buying = asyncio.create_task(clients.run(http, stop))
+            shop.dangerous.touch()
             try:
                 await Killer(shop, findings).run()
             finally:
+                shop.dangerous.unlink()
                 stop.set()
                 await buying
         say(f"{len(findings.accepted)} orders accepted; settling")

@@ -1,7 +1,7 @@
-"""Faults on purpose, for drills: `ATOLL_FAULTS=relay.published:0.02,consumer.committed:0.02,inbox:off`.
+"""Faults on purpose, for drills: `ATOLL_FAULTS=relay.published:0.02,consumer.committed:0.02,while:/tmp/drill,inbox:off`.
 
-The two points are the worst moments to die at; `inbox:off` shows that a drill notices when the inbox is missing. Unset,
-`reached` costs one comparison per batch.
+The two points are the worst moments to die at, `while` names a file whose removal ends it; `inbox:off` shows that a drill
+notices when the inbox is missing. Unset, `reached` costs one comparison per batch.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ POINTS = ("relay.published", "consumer.committed")
 
 
 class Faults:
-    """`chances`: how likely the process kills itself at a point."""
+    """`chances`: how likely the process kills itself at a point, while the file `flag` exists."""
 
-    def __init__(self, chances: Mapping[str, float], *, inbox: bool = True, seed: int | None = None) -> None:
+    def __init__(self, chances: Mapping[str, float], flag: str = "", *, inbox: bool = True) -> None:
         self._chances = chances
-        self._random = random.Random(seed)
+        self._flag = flag
         self.inbox = inbox
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Faults:
         entries = dict(entry.split(":", 1) for entry in variables.get("ATOLL_FAULTS", "").split(",") if ":" in entry)
         inbox = entries.pop("inbox", "on") != "off"
-        seed = int(entries.pop("seed")) if "seed" in entries else None
-        return cls({point: float(entries[point]) for point in POINTS if point in entries}, inbox=inbox, seed=seed)
+        flag = entries.pop("while", "")
+        return cls({point: float(entries[point]) for point in POINTS if point in entries}, flag, inbox=inbox)
 
     def reached(self, point: str) -> None:
         """The process may end here, as if the machine had chosen this moment."""
-        if self._chances and self._random.random() < self._chances.get(point, 0.0):
+        if self._chances and random.random() < self._chances.get(point, 0.0) and os.path.exists(self._flag):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -71,12 +71,11 @@ class Process:
         self._loops: Loops | None = None
         self._announcement: Announcement | None = None
         self._stop = asyncio.Event()
+        self._watch = StallWatch()
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         self._keys.load()
-        watch = StallWatch()
-        watch.start()
         server = _server(self._route)
         with self._signals(), _listening(self._environment.listen) as listener:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -94,7 +93,6 @@ class Process:
                 server.should_exit = True
                 await serving
                 await self._close()
-                watch.stop()
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/health/"):
@@ -128,6 +126,7 @@ class Process:
         if self._database is not None and self._bus is not None:
             self._start_loops(self._database, self._bus, injector)
         self._health.draining = False
+        self._watch.start()
         if self._bus is not None:
             await self._announce(self._bus)
         _log.info("%s serves on %s", self._environment.replica, self._environment.address or self._environment.listen)
@@ -218,6 +217,7 @@ class Process:
             await asyncio.wait_for(self._hurry.wait(), max(0.0, BUDGETS.drain_s - (time.monotonic() - leaving)))
 
     async def _close(self) -> None:
+        self._watch.stop()
         self._keys.stop()
         if self._loops is not None:
             await self._loops.stop()
@@ -240,6 +240,8 @@ def _bus(environment: Environment) -> Bus | None:
 
 def _server(app: Any) -> uvicorn.Server:
     import uvicorn
+
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
     class Server(uvicorn.Server):
         """Signals are the process's business: it drains first."""

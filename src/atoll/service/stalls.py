@@ -12,6 +12,7 @@ import traceback
 __all__ = ["StallWatch"]
 
 _TICK_S = 0.1
+_FRAMES = 12
 _log = logging.getLogger("atoll.service")
 
 
@@ -45,6 +46,9 @@ class StallWatch:
             late_s = time.monotonic() - ticked_at - _TICK_S
             if late_s > self._limit_s and reported_at != ticked_at:
                 reported_at = ticked_at
-                frame = sys._current_frames().get(self._thread_id)
-                stack = "".join(traceback.format_stack(frame)) if frame else ""
-                _log.warning("the event loop has been stalled for %.0f ms, here:\n%s", late_s * 1000, stack)
+                _log.warning("the event loop has been stalled for %.0f ms, here:\n%s", late_s * 1000, self._stack())
+
+    def _stack(self) -> str:
+        """Where the loop's thread is, from the handler down; the frames of the loop itself tell nothing."""
+        frame = sys._current_frames().get(self._thread_id)
+        return "".join(traceback.format_stack(frame, limit=_FRAMES)) if frame else ""
