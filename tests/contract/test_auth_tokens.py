@@ -130,8 +130,8 @@ async def test_of_two_refreshes_at_once_one_wins_and_the_session_ends(auth: Runn
 
 
 async def test_a_refresh_may_narrow_one_token_but_never_widen_the_session(auth: RunningAuth) -> None:
-    granted = await auth.sign_in("grace", "battery staple", scope="orders:read")
-    assert error_of(await auth.refresh(granted["refresh_token"], scope="orders:read inventory:write")) == "invalid_scope"
+    granted = await auth.sign_in(scope="orders:read")
+    assert error_of(await auth.refresh(granted["refresh_token"], scope="orders:read orders:write")) == "invalid_scope"
     again = await auth.refresh(granted["refresh_token"])
     assert again.json()["scope"] == "orders:read", "a refused request does not use the token up"
 
@@ -179,16 +179,11 @@ async def test_refresh_tokens_are_not_stored(auth: RunningAuth) -> None:
 
 async def test_a_client_gets_a_token_for_itself_and_no_refresh_token(auth: RunningAuth) -> None:
     secret = CONFIGURATION.clients["batch"].secret
-    for headers, proof in ((basic("batch", "batch+secret"), {}), ({}, {"client_id": "batch", "client_secret": secret})):
+    for headers, proof in ((basic("batch", "its%3A+secret"), {}), ({}, {"client_id": "batch", "client_secret": secret})):
         granted = (await auth.token(headers, grant_type="client_credentials", scope="inventory:read", **proof)).json()
         assert "refresh_token" not in granted
         claims = auth.verified(granted["access_token"])
         assert (claims.sub, claims.scope) == ("batch", "inventory:read")
-
-
-async def test_a_basic_header_is_form_encoded_as_the_rfc_wants_it(auth: RunningAuth) -> None:
-    headers = basic("mobile+app", "s3cret%3A+with+a+colon")
-    assert (await auth.token(headers, grant_type="client_credentials")).status_code == 200
 
 
 async def test_a_client_that_fails_to_prove_itself_is_challenged(auth: RunningAuth) -> None:
@@ -205,20 +200,22 @@ async def test_naming_a_client_is_not_proving_it(auth: RunningAuth) -> None:
 
 
 async def test_a_client_proves_itself_in_one_way_only(auth: RunningAuth) -> None:
-    answer = await auth.token(basic("batch", "batch secret"), grant_type="client_credentials", client_secret="batch secret")
+    answer = await auth.token(basic("batch", "its: secret"), grant_type="client_credentials", client_secret="its: secret")
     assert error_of(answer) == "invalid_request"
 
 
 async def test_a_client_cannot_ask_for_more_than_it_may(auth: RunningAuth) -> None:
-    answer = await auth.token(basic("batch", "batch secret"), grant_type="client_credentials", scope="orders:write")
+    answer = await auth.token(basic("batch", "its: secret"), grant_type="client_credentials", scope="orders:write")
     assert error_of(answer) == "invalid_scope"
 
 
 async def test_a_refresh_token_is_good_only_for_the_client_that_got_it(auth: RunningAuth) -> None:
-    proof = {"client_id": "batch", "client_secret": "batch secret"}
+    proof = {"client_id": "batch", "client_secret": "its: secret"}
     granted = await auth.sign_in(**proof)
     assert error_of(await auth.refresh(granted["refresh_token"])) == "invalid_grant"
-    other = {"client_id": "mobile app", "client_secret": "s3cret: with a colon"}
+    async with auth.database.transaction() as tx:
+        await tx.execute("INSERT INTO clients SELECT 'other', secret_hash, scope, created_at FROM clients")
+    other = {**proof, "client_id": "other"}
     assert error_of(await auth.refresh(granted["refresh_token"], **other)) == "invalid_grant"
     assert (await auth.refresh(granted["refresh_token"], **proof)).status_code == 200
 

@@ -105,7 +105,7 @@ async def test_me_is_the_tokens_user_with_the_tokens_scopes(auth: RunningAuth) -
 
 
 async def test_me_is_a_client_when_the_token_is_a_clients(auth: RunningAuth) -> None:
-    granted = await auth.token(grant_type="client_credentials", client_id="batch", client_secret="batch secret")
+    granted = await auth.token(grant_type="client_credentials", client_id="batch", client_secret="its: secret")
     answer = await auth.http.get("/auth/me", headers={"authorization": f"Bearer {granted.json()['access_token']}"})
     assert (answer.json()["id"], answer.json()["username"]) == ("batch", "batch")
 
