@@ -43,7 +43,7 @@ class BusHost:
         return self.server.url(user, self._password(user))
 
     def version(self) -> str:
-        return engine.version(engine.find())
+        return self.machine.versions.of(engine.find(), engine.version)
 
     async def start(self, contracts: Mapping[str, Contract]) -> None:
         """Returns when it takes connections; streams and durables come with `provision`. Raises EngineOutage."""

@@ -70,7 +70,7 @@ class Databases:
 
         machine, name = self.machine, f"{service}.mongodb"
         binary = mongodb.find()
-        self.versions["mongodb"] = await asyncio.to_thread(mongodb.version, binary)
+        self.versions["mongodb"] = await asyncio.to_thread(machine.versions.of, binary, mongodb.version)
         data = machine.layout.service_data(service) / "mongodb"
         settings = mongodb.Settings(data, machine.ports.lease(name), machine.secrets.of(f"{name}.key"))
         administrator, password = machine.secrets.of(f"{name}.administrator"), machine.secrets.of(f"{name}.{service}")
@@ -96,7 +96,7 @@ class Databases:
 
         machine, name = self.machine, f"{service}.postgresql"
         binary = postgres.find()
-        self.versions["postgresql"] = await asyncio.to_thread(postgres.version, binary)
+        self.versions["postgresql"] = await asyncio.to_thread(machine.versions.of, binary, postgres.version)
         settings = postgres.Settings(machine.layout.service_data(service) / "postgres", machine.ports.lease(name))
         administrator, password = machine.secrets.of(f"{name}.administrator"), machine.secrets.of(f"{name}.{service}")
         machine.secrets.save()

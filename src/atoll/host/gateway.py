@@ -50,7 +50,7 @@ class GatewayHost:
         return Endpoint(LOOPBACK, self.machine.ports.lease("envoy.admin"))
 
     def version(self) -> str:
-        return engine.version(engine.find())
+        return self.machine.versions.of(engine.find(), engine.version)
 
     def check_port(self) -> None:
         """Raises SystemMistake that says who has the gateway's port."""
@@ -65,6 +65,7 @@ class GatewayHost:
 
     def write(self, contracts: Mapping[str, Contract]) -> None:
         """What Envoy and the controller begin with: the keys that were known last, and no replica, since none runs yet."""
+        self._forget_applied()
         document = system_document(self.machine.system)
         entries = {
             name: ServiceEntry(**entry, digests=(contracts[name].digest,))
@@ -116,7 +117,7 @@ class GatewayHost:
         except (OSError, ValueError):
             return {}
 
-    def forget_applied(self) -> None:
+    def _forget_applied(self) -> None:
         """What a former controller reported says nothing about this Envoy; the count of versions goes on."""
         applied = self.applied()
         if applied:

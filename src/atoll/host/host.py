@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from atoll.host.replicas import Replicas
 from atoll.host.secrets import Secrets
 from atoll.host.sessions import start_time
 from atoll.host.settle import Unsettled, settle
-from atoll.host.supervise import Died, Supervisor
+from atoll.host.supervise import Supervisor
+from atoll.host.versions import Versions
 from atoll.system import files
 from atoll.system.contract import Contract
 from atoll.system.manifest import ServiceSpec
@@ -84,6 +85,8 @@ class Host:
         self.say = self.machine.say
         self.started = start_time(os.getpid())
         self.stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self.bus = BusHost(self.machine)
         self.gateway = GatewayHost(self.machine)
         self.databases = Databases(self.machine)
@@ -103,7 +106,7 @@ class Host:
         try:
             await self.control.start()
             if await self._unless_stopped(self.up()):
-                reloading = asyncio.create_task(self._reload())
+                reloading = self._go(self._reload())
                 await asyncio.sleep(0)  # it watches before anybody is told that the system is up
                 self.report.ready(self.summary())
                 await self._unless_stopped(reloading)
@@ -124,31 +127,28 @@ class Host:
         return True
 
     async def up(self) -> None:
+        """Returns when everything is ready and settled. Raises what makes that impossible; `end` tidies up then."""
         self.gateway.check_port()
-        opening: dict[str, asyncio.Task[None]] = {}
-        deriving = {spec.name: asyncio.create_task(self._derive(spec, opening)) for spec in self._own_services()}
-        try:
-            await _all(deriving.values())
-            check(self.system, self.contracts)
-            self._compare()
-            self.gateway.forget_applied()
-            self.gateway.write(self.contracts)
-            simulators = [asyncio.create_task(self._start_simulator(spec)) for spec in self._simulators()]
-            starting = asyncio.create_task(self.gateway.start(self.bus.url("gateway")))
-            await self.bus.start(self.contracts)
-            await self.bus.forget_all()
-            await self.announcer.start()
-            provisioning = asyncio.create_task(self.bus.provision(self.contracts))
-            await _all(simulators)
-            serving = [asyncio.create_task(self._start_service(spec, opening[spec.name])) for spec in self._own_services()]
-            await _all([starting, provisioning, *serving])
-        except BaseException:
-            for task in (*deriving.values(), *opening.values()):
-                task.cancel()
-            raise
+        await self._derive_all()
+        self.gateway.write(self.contracts)
+        started = [self._go(self.gateway.start(self.bus.url("gateway")))]
+        started += [self._go(self._start_simulator(spec)) for spec in self._simulators()]
+        await self.bus.start(self.contracts)
+        await self.bus.forget_all()
+        await self.announcer.start()
+        started.append(self._go(self.bus.provision(self.contracts)))
+        started += [self._go(self._start_service(spec)) for spec in self._own_services()]
+        await _all(started)
         await self._settle()
         self.ready = True
         self._record()
+
+    def _go(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Does it beside everything else; what is left of it when the host ends is cancelled."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _own_services(self) -> list[ServiceSpec]:
         """Everything with a contract; auth first."""
@@ -160,11 +160,16 @@ class Host:
     def spec(self, service: str) -> ServiceSpec:
         return auth_service(self.system) if service == AUTH else self.system.service(service)
 
-    async def _derive(self, spec: ServiceSpec, opening: dict[str, asyncio.Task[None]]) -> None:
+    async def _derive_all(self) -> None:
+        await _all([self._go(self._derive(spec)) for spec in self._own_services()])
+        check(self.system, self.contracts)
+        self._compare()
+
+    async def _derive(self, spec: ServiceSpec) -> None:
         """The contract; the database is opened as soon as its kind is known, without waiting for other contracts."""
         contract = await self.deriver.contract(spec)
         self.contracts[spec.name] = contract
-        opening[spec.name] = asyncio.create_task(self._open_database(spec, contract))
+        self._opening[spec.name] = self._go(self._open_database(spec, contract))
 
     async def _open_database(self, spec: ServiceSpec, contract: Contract) -> None:
         external = self.system.auth.database_url if spec.name == AUTH else spec.database_url
@@ -174,10 +179,10 @@ class Host:
         slot = self.replicas.slot(spec.name, 1)
         await self.supervisor.start(processes.simulator(self.system, spec, slot, self.known()), probe)
 
-    async def _start_service(self, spec: ServiceSpec, opening: asyncio.Task[None]) -> None:
+    async def _start_service(self, spec: ServiceSpec) -> None:
         """A database that can't be had takes down this service only; code that can't start is a mistake of the whole."""
         try:
-            await opening
+            await self._opening[spec.name]
         except EngineOutage as outage:
             self._is_down(spec.name, outage)
             return
@@ -213,13 +218,17 @@ class Host:
         if not await self.gateway.confirm_all(routed, _CONFIRM_S):
             self.say(f"the gateway has not found every replica within {_CONFIRM_S:g} s; `atoll logs gateway` says why")
         try:
-            await settle(self.bus.lag, self.replicas, _SETTLE_S)
+            dead = await settle(self.bus.lag, self.replicas, _SETTLE_S)
         except Unsettled as unsettled:
             self.say(f"not settled after {_SETTLE_S:g} s: {unsettled}")
+        else:
+            for service, count in dead.items():
+                self.say(f"{service} has {count} dead letters: `atoll dead-letters list {service}`")
 
     async def end(self) -> None:
         """The gateway ends, then services finish what they have, then the engines end. What can't end is killed."""
         await self.control.close()
+        await _cancel([*self._tasks, *self._opening.values()])
         await self.announcer.close()
         for lent in self.lent.values():
             with contextlib.suppress(ProcessLookupError):
@@ -322,7 +331,7 @@ class Host:
             former = self.replicas.slots(service)
             (slot,) = self.replicas.free(service, 1)
             self.lent[service] = Lent(slot, pid, len(former))
-        self._later(self._give_way(service, slot, former))
+        self._go(self._give_way(service, slot, former))
         return self._described(service, slot)
 
     async def _give_way(self, service: str, slot: Slot, former: Iterable[Slot]) -> None:
@@ -346,12 +355,6 @@ class Host:
         if missing > 0:
             self.say(f"{lent.slot.name} left the foreground; {name} is supervised again")
             await self.replicas.start(name, missing)
-
-    def _later(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background: set[Any] = getattr(self, "_background", set())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     # reload
 
@@ -423,10 +426,15 @@ async def _all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     try:
         await asyncio.gather(*tasks)
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
         raise
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run(folder: Path, options: Options, report: Report) -> None:
@@ -455,9 +463,15 @@ async def _serve(system: Any, layout: Layout, ports: Ports, rest: tuple[Options,
     hosts: list[Host] = []
     supervisor = Supervisor(reaper, report.say, lambda: hosts[0]._record() if hosts else None)
     variables: Mapping[str, str] = processes.host_variables()
-    machine = Machine(system, layout, ports, Secrets(layout.secrets), supervisor, variables, report.say)
+    machine = Machine(
+        system=system,
+        layout=layout,
+        ports=ports,
+        secrets=Secrets(layout.secrets),
+        versions=Versions(layout.versions),
+        supervisor=supervisor,
+        variables=variables,
+        say=report.say,
+    )
     hosts.append(Host(machine, options, report, reaper))
     await hosts[0].serve()
-
-
-__all__ += ["Died"]

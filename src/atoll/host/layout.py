@@ -32,6 +32,10 @@ class Layout:
         return self.root / "ports.json"
 
     @property
+    def versions(self) -> Path:
+        return self.root / "versions.json"
+
+    @property
     def secrets(self) -> Path:
         return self.root / "secrets.json"
 

@@ -9,6 +9,7 @@ from atoll.host.layout import Layout
 from atoll.host.ports import Ports
 from atoll.host.secrets import Secrets
 from atoll.host.supervise import Supervisor
+from atoll.host.versions import Versions
 from atoll.system.manifest import System
 
 __all__ = ["Machine", "Options"]
@@ -32,6 +33,7 @@ class Machine:
     layout: Layout
     ports: Ports
     secrets: Secrets
+    versions: Versions
     supervisor: Supervisor
     variables: Mapping[str, str]
     say: Callable[[str], None]

@@ -114,8 +114,8 @@ def port_holder(port: int) -> str:
     inodes = _listening_inodes(port)
     for pid in filter(str.isdigit, os.listdir("/proc")) if inodes else ():
         with contextlib.suppress(OSError):
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                if os.readlink(entry.path) in inodes:
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{number}") in inodes:
                     return f"pid {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
     return ""
 

@@ -1,7 +1,7 @@
 """The plan: which processes a system needs on this machine, as frozen data. Pure: nothing is looked up, opened or started.
 
 Engines are planned by their own modules (`engine_plan`); this one plans what atoll runs itself: auth, the gateway's
-controller, services, simulators. `needs` names what has to be healthy before a process is started.
+controller, services, simulators. What has to be there before what is `host`'s business.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atoll.host.layout import Layout
 from atoll.system.contract import Contract
 from atoll.system.manifest import Secret, ServiceSpec, System
 
-__all__ = ["Known", "ProcessSpec", "Slot", "auth", "in_order", "replica", "service_environment", "simulator"]
+__all__ = ["Known", "ProcessSpec", "Slot", "auth", "replica", "service_environment", "simulator"]
 
 Kind = Literal["bus", "database", "gateway", "auth", "service", "client", "simulator"]
 
@@ -61,7 +61,6 @@ class ProcessSpec:
     service: str = ""
     port: int | None = None
     inherits: bool = False
-    needs: tuple[str, ...] = ()
     ready: Literal["http", "tcp", "engine", "started"] = "http"
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: float = DRAIN_S
@@ -162,7 +161,6 @@ def _setting(spec: ServiceSpec, key: str, value: Any, known: Known) -> Any:
 
 def replica(system: System, spec: ServiceSpec, contract: Contract, slot: Slot, known: Known) -> ProcessSpec:
     """One replica of a service. A `command` gets its address substituted and a probe of its port; ours is asked for health."""
-    needs = tuple(f"{spec.name}.{contract.database}" for _ in (1,) if contract.database in ("postgresql", "mongodb"))
     own = not spec.command
     return ProcessSpec(
         name=slot.name,
@@ -174,7 +172,6 @@ def replica(system: System, spec: ServiceSpec, contract: Contract, slot: Slot, k
         service=spec.name,
         port=slot.port,
         inherits=own,
-        needs=needs,
         ready="http" if own else "tcp",
     )
 
@@ -185,7 +182,6 @@ def auth(system: System, contract: Contract, slot: Slot, known: Known) -> Proces
     environment = service_environment(system, spec, contract, slot, known)
     secrets = {name: value for name, value in known.variables.items() if name.startswith(("AUTH_USER_", "AUTH_CLIENT_"))}
     options = {"access_token_lifetime_s": system.auth.access_token_lifetime_s, **system.auth.options}
-    needs = (f"{AUTH}.{system.auth.database}",) if system.auth.database != "sqlite" else ()
     return ProcessSpec(
         name=slot.name,
         kind="auth",
@@ -196,7 +192,6 @@ def auth(system: System, contract: Contract, slot: Slot, known: Known) -> Proces
         service=AUTH,
         port=slot.port,
         inherits=True,
-        needs=needs,
     )
 
 
@@ -256,22 +251,6 @@ def _command(spec: ServiceSpec, slot: Slot) -> tuple[str, ...]:
     if words[0] in ("python", "python3"):
         words[0] = sys.executable
     return tuple(words)
-
-
-def in_order(specs: tuple[ProcessSpec, ...]) -> tuple[ProcessSpec, ...]:
-    """What is needed stands before what needs it; otherwise the order is kept. A need outside `specs` is met already."""
-    by_name = {spec.name: spec for spec in specs}
-    placed: dict[str, ProcessSpec] = {}
-
-    def place(spec: ProcessSpec) -> None:
-        for need in spec.needs:
-            if need in by_name and need not in placed:
-                place(by_name[need])
-        placed.setdefault(spec.name, spec)
-
-    for spec in specs:
-        place(spec)
-    return tuple(placed.values())
 
 
 def host_variables() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`/health/live` and `/health/ready`: for the container host and the gateway, never routed to clients.
+"""`/health/live`, `/health/ready` and `/health/backlog`: for the host and the gateway, never routed to clients.
 
 Ready means: this process's own database answers and it is not draining. The bus is a field, never a reason: a dead bus
 must not take down everything that only needs its own database.
@@ -21,7 +21,7 @@ _ASK_AGAIN_S = 0.5
 
 
 class Health:
-    """An ASGI application for the two paths. `draining` makes it answer 503 from then on."""
+    """An ASGI application for these paths. `draining` makes readiness 503 from then on."""
 
     def __init__(self, service: str, database: Database | None, bus: Bus | None) -> None:
         self._service = service
@@ -35,6 +35,8 @@ class Health:
             await _answer(send, 200, {"status": "live", "service": self._service})
         elif scope["path"] == "/health/ready":
             await _answer(send, *await self._ready())
+        elif scope["path"] == "/health/backlog":
+            await _answer(send, *await self._backlog())
         else:
             await _answer(send, 404, {"status": 404, "code": "not_found", "title": "Not Found"})
 
@@ -44,6 +46,18 @@ class Health:
         bus = "none" if self._bus is None else "up" if self._bus.connected else "down"
         state = "draining" if self.draining else "ready" if ready else "not ready"
         return (200 if ready else 503), {"status": state, "service": self._service, "database": database, "bus": bus}
+
+    async def _backlog(self) -> tuple[int, dict[str, Any]]:
+        """What this service's database still has to hand on: events to publish, to try again, and given up."""
+        if self._database is None:
+            return 200, {"service": self._service, "outbox": 0, "waiting": 0, "dead": 0}
+        try:
+            journal = self._database.journal
+            outbox, parked = (await journal.backlog()).count, await journal.parked()
+        except DatabaseOutage:
+            return 503, {"service": self._service, "status": "the database does not answer"}
+        dead = sum(event.state == "dead" for event in parked)
+        return 200, {"service": self._service, "outbox": outbox, "waiting": len(parked) - dead, "dead": dead}
 
     async def _database_answers(self) -> str:
         """At most one question every half second, however many ask."""
