@@ -135,6 +135,12 @@ async def sign(id: UUID, signature: Annotated[Signature, Form()]) -> Signature:
     return signature
 
 
+@service.get("/orders/invoices/{file:path}", public=True)
+async def invoice(file: str) -> str:
+    """An invoice's file."""
+    return file
+
+
 @service.on("inventory.stock_rejected")
 async def cancel(event: StockRejected, tx: Transaction) -> None:
     """An order that can't be served is cancelled."""

@@ -207,11 +207,17 @@ async def test_pydantic_models_work_both_ways_and_name_every_fault() -> None:
     async def write(article: Article) -> Article:
         return article
 
+    @service.post("/several", public=True)
+    async def write_several(articles: list[Article]) -> list[Article]:
+        return articles
+
     async with serving(service) as client:
         good = await client.post("/articles", json={"title": "a", "tags": [{"name": "b"}]})
         wrong = await client.post("/articles", json={"tags": [{"name": "b"}, {"name": 3}]})
         broken = await client.post("/articles", content=b"{")
+        several = await client.post("/several", json=[{"title": "a"}, {"title": 3}])
 
+    assert several.json()["errors"][0]["field"] == "[1]"
     assert good.json() == {"title": "a", "tags": [{"name": "b"}]}
     assert [one["field"] for one in wrong.json()["errors"]] == ["title", "tags[1].name"]
     assert (broken.status_code, broken.json()["code"]) == (400, "malformed")

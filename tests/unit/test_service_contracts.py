@@ -11,10 +11,21 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from atoll import Service
+from atoll.errors import SystemMistake
 from atoll.service.describe import describe
 from atoll.system.contract import Contract, Operation, Published, Setting, Subscription
 from tests.support.golden import check
 from tests.unit.example_service import service
+
+
+class Socket:
+    pass
+
+
+class Holder(msgspec.Struct):
+    socket: Socket
+
 
 TOOLS = Path(__file__).parents[1] / "validators"
 
@@ -68,6 +79,7 @@ def test_a_contract_reads_back_what_was_declared() -> None:
     assert contract.operations == (
         Operation("own_orders", "GET", "/orders", scope="orders:read"),
         Operation("place_order", "POST", "/orders", scope="orders:write"),
+        Operation("invoice", "GET", "/orders/invoices/{file:path}", public=True),
         Operation("own_order", "GET", "/orders/{id}", timeout_s=2.5),
         Operation("attach", "POST", "/orders/{id}/files"),
         Operation("follow", "GET", "/orders/{id}/stream", public=True, streaming=True),
@@ -101,3 +113,15 @@ def test_scopes_stand_in_security(path: str) -> None:
     security = document()["openapi"]["paths"][path]["get"]["security"]
 
     assert security == [{"token": ["orders:read"] if path == "/orders" else []}]
+
+
+def test_a_type_that_json_can_not_carry_is_named_with_file_and_line() -> None:
+    broken = Service("broken")
+
+    @broken.post("/broken")
+    async def keep(holder: Holder) -> None: ...
+
+    with pytest.raises(SystemMistake, match="Socket'> is not supported") as caught:
+        describe(broken)
+
+    assert caught.value.where.startswith(f"{__file__}:")

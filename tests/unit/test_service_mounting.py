@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -41,6 +42,7 @@ async def test_an_asgi_application_answers_what_no_operation_does(app: Any) -> N
     async with serving(service) as client:
         assert (await client.get("/legacy/old")).text == "asgi old"
         assert (await client.get("/legacy/new")).json() == "new"
+        assert (await client.put("/legacy/new")).status_code == 405, "the application's own answer"
         assert (await client.get("/elsewhere")).status_code == 404
 
 
@@ -59,11 +61,20 @@ async def test_an_application_is_behind_the_token_check_unless_it_checks_itself(
     assert (without.status_code, with_token.text) == (401, "asgi old")
 
 
-def test_an_application_offers_everything_under_the_services_name() -> None:
-    contract = Contract.parse(describe(Service("legacy", database=None, app=wsgi, public=True)))
+def test_an_application_offers_everything_under_the_services_name_that_no_operation_does() -> None:
+    service = Service("legacy", database=None, app=wsgi, public=True)
 
-    assert {one.path for one in contract.operations} == {"/legacy", "/legacy/{rest:path}"}
-    assert all(one.public for one in contract.operations)
+    @service.get("/legacy/orders/{id}", scope="orders:read")
+    async def order(id: int) -> None: ...
+
+    document = describe(service)
+    contract = Contract.parse(document)
+    OpenAPIV31SpecValidator(document["openapi"]).validate()
+    orders = [one for one in contract.operations if one.path == "/legacy/orders/{id}"]
+
+    assert {one.path for one in contract.operations} == {"/legacy", "/legacy/{rest:path}", "/legacy/orders/{id}"}
+    assert [(one.method, one.scope) for one in orders if not one.public] == [("GET", "orders:read")]
+    assert {"POST", "PUT", "DELETE"} < {one.method for one in orders if one.public}
 
 
 @pytest.mark.parametrize("app", [3, lambda: None, lambda a, b, c, d: None])

@@ -19,7 +19,7 @@ def asyncapi_of(service: Service) -> dict[str, Any]:
     """The document. Channels are bus subjects; a consumed event's payload is this service's own view of it."""
     published = [(cls, found) for cls, found in zip(service.publishes, service.declarations, strict=True) if not found.subject]
     subscriptions = service.subscriptions
-    schemas = Schemas([*(cls for cls, _ in published), *(one.event.type for one in subscriptions)])
+    schemas = Schemas([*((cls, "") for cls, _ in published), *((one.event.type, one.where) for one in subscriptions)])
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for cls, found in published:

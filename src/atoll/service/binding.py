@@ -13,7 +13,7 @@ from atoll.errors import Invalid, Malformed, Mistake, Refused
 from atoll.service import annotations as types
 from atoll.service.calls import Call
 from atoll.service.operations import Argument, From, Operation
-from atoll.service.validation import Fault, faults
+from atoll.service.validation import Fault, decode_other, faults
 
 __all__ = ["INJECTED", "Binder", "body_reader"]
 
@@ -53,7 +53,7 @@ def body_reader(annotation: Any) -> Callable[[bytes], Any]:
     """JSON → `annotation`. What it gives raises Malformed, or Invalid that names every fault."""
     if types.is_pydantic(annotation):
         return partial(_read_pydantic, annotation)
-    decode = msgspec.json.Decoder(annotation).decode
+    decode = msgspec.json.Decoder(annotation, dec_hook=decode_other).decode
 
     def read(body: bytes) -> Any:
         try:

@@ -52,8 +52,8 @@ def _invoke(subscription: Subscription, injector: Injector) -> Callable[[bytes, 
         call.delivery, call.transaction = delivery, transaction
         token = context.enter(context.Trace(parent=delivery.traceparent, event_id=delivery.id))
         try:
-            values = await injector.arguments(injected, call)
-            values[event.name] = decode(body)
+            values = {event.name: decode(body)}
+            await injector.fill(values, injected, call)
             await (handler(**values) if is_async else in_thread(handler, values))
         except BaseException as error:
             await call.close(error)

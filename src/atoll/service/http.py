@@ -102,6 +102,9 @@ class App:
         verbs, path = found
         method = scope["method"]
         endpoint = verbs.get(method) or (verbs.get("GET") if method == "HEAD" else None)
+        if endpoint is None and self._mounted is not None:
+            await self._mounted(scope, receive, send)
+            return
         if endpoint is None:
             await _send(scope, send, _answer_of(_wrong_verb(method, verbs)))
             return
@@ -220,13 +223,7 @@ class _Endpoint:
         return answer
 
     async def _handle(self, call: Call, values: dict[str, Any]) -> Any:
-        for one in self._injected:
-            if one.source is From.PRINCIPAL:
-                values[one.name] = call.principal
-            elif one.source is From.TRANSACTION:
-                values[one.name] = call.transaction
-            else:
-                values[one.name] = await self._kit.injector.value(one, call)
+        await self._kit.injector.fill(values, self._injected, call)
         if self._is_async:
             return await self._handler(**values)
         return await in_thread(self._handler, values)

@@ -13,8 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from atoll.errors import Bug, SystemMistake
-from atoll.service.operations import Argument, From, arguments_of, declared_at
+from atoll.errors import SystemMistake
+from atoll.service.operations import Argument, From, arguments_of, declared_at, hints_of
 from atoll.service.settings import Settings, Sources, load
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Injector", "Lifetime", "Provider"]
 
 Lifetime = Literal["service", "call"]
+_UNMADE: Any = object()
 _CALL_ONLY = (From.REQUEST, From.PRINCIPAL, From.TRANSACTION, From.DELIVERY)
 
 
@@ -42,7 +43,7 @@ class Provider:
         """The type is the return annotation, of a generator what it yields. Raises SystemMistake."""
         where = declared_at(function)
         arguments = arguments_of(function, names)
-        returns = inspect.get_annotations(function, eval_str=True, locals=dict(names or {})).get("return")
+        returns = hints_of(function, names).get("return")
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             returns = get_args(returns)[0] if get_origin(returns) else None
         if returns is None:
@@ -96,30 +97,28 @@ class Injector:
             else:
                 self._values[kind] = before
 
-    async def arguments(self, arguments: Iterable[Argument], call: Call) -> dict[str, Any]:
-        """The injected ones of `arguments`, for one call."""
-        return {one.name: await self.value(one, call) for one in arguments}
+    async def fill(self, values: dict[str, Any], arguments: Iterable[Argument], call: Call) -> None:
+        """Puts the injected `arguments` of one call into `values`, by name. Awaits only what is made for this call."""
+        for one in arguments:
+            value = self._at_hand(one, call)
+            values[one.name] = await self._provided(one, call) if value is _UNMADE else value
 
-    async def value(self, argument: Argument, call: Call) -> Any:
+    def _at_hand(self, argument: Argument, call: Call) -> Any:
         match argument.source:
-            case From.PROVIDED:
-                return await self._provided(argument, call)
-            case From.DATABASE:
-                return self.database
             case From.TRANSACTION:
                 return call.transaction
             case From.PRINCIPAL:
                 return call.principal
             case From.DELIVERY:
                 return call.delivery
+            case From.DATABASE:
+                return self.database
             case From.REQUEST:
                 return call.request()
-        raise Bug(f"{argument.name} is not injected")
+        return self._values.get(argument.type, _UNMADE)
 
     async def _provided(self, argument: Argument, call: Call) -> Any:
         kind = argument.type
-        if kind in self._values:
-            return self._values[kind]
         if kind in call.provided:
             return call.provided[kind]
         provider = self.providers.get(kind)
@@ -128,7 +127,8 @@ class Injector:
         if provider.lifetime == "service":
             async with self._lock:
                 return self._values[kind] if kind in self._values else await self._make_for_service(provider)
-        values = await self.arguments(provider.arguments, call)
+        values: dict[str, Any] = {}
+        await self.fill(values, provider.arguments, call)
         call.provided[kind] = made = await _make(provider.function, values, call.stack())
         return made
 

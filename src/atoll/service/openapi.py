@@ -20,6 +20,7 @@ __all__ = ["MOUNTED_METHODS", "openapi_of"]
 
 MOUNTED_METHODS = ("get", "post", "put", "patch", "delete", "options")
 _IN_URL = {From.PATH: "path", From.QUERY: "query", From.HEADER: "header", From.COOKIE: "cookie"}
+_REST = "The rest of the path, slashes included."
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
 
 
@@ -31,6 +32,7 @@ class _Parameter(NamedTuple):
     type: Any
     required: bool
     default: Any
+    description: str = ""
 
 
 def openapi_of(service: Service) -> dict[str, Any]:
@@ -54,15 +56,16 @@ def openapi_of(service: Service) -> dict[str, Any]:
     }
 
 
-def _annotations(operations: Iterable[Operation]) -> Iterator[Any]:
+def _annotations(operations: Iterable[Operation]) -> Iterator[tuple[Any, str]]:
+    """With file:line of who uses them."""
     for operation in operations:
         for parameter in _parameters(operation):
-            yield parameter.type
+            yield parameter.type, operation.where
         for argument in operation.arguments:
             if argument.source in (From.BODY, From.FORM) and types.bare(argument.type) is not bytes:
-                yield argument.type
+                yield argument.type, operation.where
         if _has_schema(operation):
-            yield operation.returns
+            yield operation.returns, operation.where
 
 
 def _has_schema(operation: Operation) -> bool:
@@ -99,7 +102,7 @@ def _prose(operation: Operation) -> tuple[str, str]:
 
 
 def _parameters(operation: Operation) -> Iterator[_Parameter]:
-    wire = {segment[1:-1].removesuffix(":path"): segment[1:-1] for segment in operation.path.split("/")}
+    rest = operation.path.rpartition("{")[2].removesuffix(":path}") if operation.path.endswith(":path}") else ""
     for argument in operation.arguments:
         place = _IN_URL.get(argument.source)
         if place is None:
@@ -107,8 +110,8 @@ def _parameters(operation: Operation) -> Iterator[_Parameter]:
         if argument.whole:
             yield from _fields(argument, place)
         else:
-            name = wire.get(argument.wire, argument.wire) if place == "path" else argument.wire
-            yield _Parameter(name, place, argument.type, argument.required, argument.default)
+            description = _REST if argument.wire == rest and place == "path" else ""
+            yield _Parameter(argument.wire, place, argument.type, argument.required, argument.default, description)
 
 
 def _fields(argument: Argument, place: str) -> Iterator[_Parameter]:
@@ -125,8 +128,8 @@ def _parameter(one: _Parameter, schemas: Schemas) -> dict[str, Any]:
     if not one.required and one.default not in (None, msgspec.NODEFAULT):
         schema["default"] = msgspec.to_builtins(one.default)
     described: dict[str, Any] = {"name": one.name, "in": one.place, "required": one.required, "schema": schema}
-    if one.name.endswith(":path"):
-        described["description"] = "The rest of the path, slashes included."
+    if one.description:
+        described["description"] = one.description
     return described
 
 
@@ -209,22 +212,25 @@ def _phrase(status: int) -> str:
 
 def _add_mounted(service: Service, paths: dict[str, Any]) -> None:
     """What its own application answers: everything under the service's name that no operation does."""
-    security: list[Any] = [] if service.app_public else [{"token": []}]
-    rest = {"name": "rest:path", "in": "path", "required": True, "schema": {"type": "string"}}
-    for path, parameters in ((f"/{service.name}", []), (f"/{service.name}/{{rest:path}}", [rest])):
+    root = f"/{service.name}"
+    own = [path for path in paths if path.startswith(f"{root}/")]
+    for number, path in enumerate(dict.fromkeys((root, f"{root}/{{rest:path}}", *own))):
         item = paths.setdefault(path, {})
         for method in MOUNTED_METHODS:
-            item.setdefault(
-                method,
-                {
-                    "operationId": f"app_{method}{'_rest' if parameters else ''}",
-                    "summary": f"Answered by the application of {service.title}",
-                    **({"parameters": parameters} if parameters else {}),
-                    "responses": {"default": {"description": "Whatever the application answers"}},
-                    "security": security,
-                    "x-atoll-streaming": True,
-                },
-            )
+            item.setdefault(method, _mounted(service, f"app_{method}_{number}", path))
+
+
+def _mounted(service: Service, id: str, path: str) -> dict[str, Any]:
+    names = [segment[1:-1].removesuffix(":path") for segment in path.split("/") if segment.startswith("{")]
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    return {
+        "operationId": id,
+        "summary": f"Answered by the application of {service.title}",
+        **({"parameters": parameters} if parameters else {}),
+        "responses": {"default": {"description": "Whatever the application answers"}},
+        "security": [] if service.app_public else [{"token": []}],
+        "x-atoll-streaming": True,
+    }
 
 
 _PROBLEM_SCHEMA: dict[str, Any] = {

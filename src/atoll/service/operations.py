@@ -21,7 +21,7 @@ from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
 from atoll.service.principal import Principal
 from atoll.service.settings import Settings
 
-__all__ = ["REQUIRED", "Argument", "From", "Operation", "Options", "Subscription", "arguments_of", "declared_at"]
+__all__ = ["REQUIRED", "Argument", "From", "Operation", "Options", "Subscription", "arguments_of", "declared_at", "hints_of"]
 
 REQUIRED: Any = inspect.Parameter.empty
 BODY_LIMIT_BYTES = 1 << 20
@@ -111,7 +111,7 @@ class Operation:
     ) -> Operation:
         """`names` are the caller's locals, for annotations that only it knows. Raises SystemMistake."""
         where = declared_at(handler)
-        hints = _hints(handler, where, names)
+        hints = hints_of(handler, names)
         in_path = _parameters_of(path, where)
         arguments = tuple(
             _of_operation(parameter, hints, _Place(method, in_path, where)) for parameter in _parameters(handler, where)
@@ -177,7 +177,7 @@ class Subscription:
         where = declared_at(handler)
         if not _EVENT_TYPE.match(type):
             raise SystemMistake(f"{type!r} is no event type", where=where, hint="<service>.<event>: inventory.stock_rejected")
-        hints = _hints(handler, where, names)
+        hints = hints_of(handler, names)
         arguments = tuple(
             _of_subscription(position, parameter, hints, where)
             for position, parameter in enumerate(_parameters(handler, where))
@@ -198,7 +198,7 @@ class Subscription:
 def arguments_of(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> tuple[Argument, ...]:
     """The arguments of a provider or hook: everything is injected."""
     where = declared_at(function)
-    hints = _hints(function, where, names)
+    hints = hints_of(function, names)
     return tuple(_injected(parameter, hints[parameter.name], where) for parameter in _parameters(function, where))
 
 
@@ -217,13 +217,14 @@ class _Place:
     where: str
 
 
-def _hints(function: Callable[..., Any], where: str, names: Mapping[str, Any] | None) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Its annotations as types; `names` are the caller's locals. Raises SystemMistake for a name that is not known yet."""
     try:
         return get_type_hints(function, localns=dict(names or {}), include_extras=True)
     except NameError as error:
         raise SystemMistake(
             f"{function.__name__}: the annotation {error.name!r} is not known when the service is imported",
-            where=where,
+            where=declared_at(function),
             hint="import it at run time too, not only under TYPE_CHECKING, and above the handler",
         ) from error
 

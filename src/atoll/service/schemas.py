@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from atoll.errors import SystemMistake
 from atoll.service import annotations as types
 from atoll.service.settings import Secret
 
@@ -19,16 +20,17 @@ _REF = _PREFIX + "{name}"
 class Schemas:
     """The schemas of `annotations`, made together so that equal names are told apart in one way."""
 
-    def __init__(self, annotations: Iterable[Any]) -> None:
-        self._known: list[Any] = []
-        for one in annotations:
-            if not any(one is other or one == other for other in self._known):
-                self._known.append(one)
-        plain = [one for one in self._known if not types.is_pydantic(one)]
-        schemas, components = msgspec.json.schema_components(plain, schema_hook=_hook, ref_template=_REF)
+    def __init__(self, annotations: Iterable[tuple[Any, str]]) -> None:
+        """Annotations with file:line of who uses them. Raises SystemMistake for one that JSON can't carry."""
+        known: list[tuple[Any, str]] = []
+        for one, where in annotations:
+            if not any(one is other or one == other for other, _ in known):
+                known.append((one, where))
+        plain = [entry for entry in known if not types.is_pydantic(entry[0])]
+        schemas, components = _components(plain)
         self.components: dict[str, Any] = dict(components)
-        self._schemas: list[tuple[Any, dict[str, Any]]] = list(zip(plain, schemas, strict=True))
-        for model in self._known:
+        self._schemas: list[tuple[Any, dict[str, Any]]] = list(zip([one for one, _ in plain], schemas, strict=True))
+        for model, _ in known:
             if types.is_pydantic(model):
                 self._schemas.append((model, self._add_pydantic(model)))
 
@@ -59,6 +61,19 @@ class Schemas:
         return {"$ref": _REF.format(name=model.__name__)}
 
 
+def _components(annotations: list[tuple[Any, str]]) -> tuple[Iterable[dict[str, Any]], dict[str, Any]]:
+    try:
+        return msgspec.json.schema_components([one for one, _ in annotations], schema_hook=_hook, ref_template=_REF)
+    except (TypeError, NameError, NotImplementedError) as error:
+        for one, where in annotations if len(annotations) > 1 else ():
+            _components([(one, where)])
+        raise SystemMistake(
+            f"JSON can't carry {annotations[0][0]}: {str(error).splitlines()[-1]}",
+            where=annotations[0][1],
+            hint="structs, scalars, lists and dicts of them",
+        ) from error
+
+
 def _references(node: Any) -> set[str]:
     """The names of the components that are referred to anywhere in `node`."""
     if isinstance(node, dict):
@@ -74,4 +89,4 @@ def _hook(cls: type) -> dict[str, Any]:
         return {"type": "string", "writeOnly": True}
     if types.is_pydantic(cls):
         return {"title": cls.__name__, "type": "object"}
-    raise NotImplementedError(f"{cls.__qualname__} has no JSON schema")
+    raise NotImplementedError

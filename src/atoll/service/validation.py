@@ -19,7 +19,7 @@ import msgspec
 
 from atoll.service import annotations as types
 
-__all__ = ["MAX_FAULTS", "Fault", "faults"]
+__all__ = ["MAX_FAULTS", "Fault", "decode_other", "faults"]
 
 MAX_FAULTS = 100
 _AT = re.compile(r"^(?P<message>.*) - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)
@@ -49,6 +49,13 @@ def faults(raw: Any, annotation: Any, *, strict: bool = True, at: str = "") -> l
     return walk.found
 
 
+def decode_other(cls: type, raw: Any) -> Any:
+    """What msgspec leaves to others: Pydantic models inside of its own types. Pydantic's error is a ValueError."""
+    if types.is_pydantic(cls):
+        return cls.model_validate(raw)  # type: ignore[attr-defined]
+    raise TypeError(f"{cls.__qualname__} can't be read from JSON")
+
+
 class _Walk:
     def __init__(self, strict: bool) -> None:
         self._strict = strict
@@ -66,7 +73,7 @@ class _Walk:
 
     def _refusal(self, raw: Any, annotation: Any) -> str | None:
         try:
-            msgspec.convert(raw, annotation, strict=self._strict, str_keys=True)
+            msgspec.convert(raw, annotation, strict=self._strict, str_keys=True, dec_hook=decode_other)
         except msgspec.ValidationError as error:
             return str(error)
         return None
