@@ -1,0 +1,34 @@
+"""Promises 1, 2, 3: nothing acknowledged is lost, nothing counts twice, order per key holds, whatever is killed when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.drill import Plan, drill, report
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Under a root that PostgreSQL's own user can enter."""
+    folder = tmp_path_factory.mktemp("drill")
+    for part in (folder, *folder.parents[:2]):
+        part.chmod(0o755)
+    yield folder / "shop"
+
+
+async def test_nothing_is_lost_or_doubled_or_out_of_order_whatever_is_killed(folder: Path) -> None:
+    findings = await drill(Plan(kills=60, seed=20261123), folder)
+
+    assert findings.wrong == [], report(findings)
+    assert findings.killed.total() >= 55, report(findings)
+    assert len(findings.accepted) > 300, report(findings)
+
+
+async def test_the_drill_notices_when_the_inbox_is_missing(folder: Path) -> None:
+    plan = Plan(kills=6, seed=7, inbox=False, faults="relay.published:0.05,consumer.committed:0.0")
+    findings = await drill(plan, folder)
+
+    assert findings.twice > 0, report(findings)
