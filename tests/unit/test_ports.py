@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from tests.support.ports import free_port
 
 
 @pytest.fixture
-def taken() -> socket.socket:
+def taken() -> Iterator[socket.socket]:
     with bind(free_port()) as listener:
-        yield listener  # type: ignore[misc]
+        yield listener
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The plan: which processes a system needs on this machine, as frozen data. Pure: nothing is looked up, opened or started.
 
-Engines are planned by their own modules (`engine_plan`); this one plans what atoll runs itself: auth, the gateway's
-controller, services, simulators. What has to be there before what is `host`'s business.
+What an engine needs its own module says (`engine_process` takes it over); auth, services, commands and simulators are
+planned here. What has to be there before what is `host`'s business.
 """
 
 from __future__ import annotations
