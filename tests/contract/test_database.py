@@ -23,14 +23,6 @@ from tests.support.waiting import until
 FOREVER_S = 60.0
 
 
-@pytest.fixture(params=list(KINDS))
-def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    name: str = request.param
-    if name == "sqlite":
-        return kind_of(name, f"sqlite://{tmp_path}/test.sqlite")
-    return kind_of(name, request.getfixturevalue(f"{KINDS[name].engine}_url"))
-
-
 @contextlib.asynccontextmanager
 async def opened(kind: Kind) -> AsyncIterator[Database]:
     """As another process would have it."""

@@ -1,11 +1,10 @@
-"""Delivery on a real database and the memory bus: what is promised about order, repeats, failures and paused holders."""
+"""Delivery on every kind of database and the memory bus: what is promised on order, repeats, failures and paused holders."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from atoll.delivery import dead_letters, envelope
 from atoll.delivery.handling import Delivery, Handler, Patience
 from atoll.delivery.loops import Loops, Station
 from atoll.errors import Outage
-from tests.support.databases import Sql, opened
+from tests.support.kinds import Kind
 from tests.support.waiting import until
 
 IMPATIENT = Patience(attempts=3, after_failure_s=(0.01,), after_outage_s=(0.01,))
@@ -31,9 +30,9 @@ def encode(event: Any) -> OutboxRow:
 class World:
     """Stock, which consumes orders.counted and writes down what it did, and orders, which is only its stream."""
 
-    def __init__(self, database: Database, sql: Sql, broker: Broker) -> None:
+    def __init__(self, kind: Kind, database: Database, broker: Broker) -> None:
+        self.kind = kind
         self.database = database
-        self.sql = sql
         self.broker = broker
         self.bus = broker.bus()
         self.sent = 0
@@ -50,12 +49,13 @@ class World:
     async def count(self, body: bytes, delivery: Delivery, tx: Any) -> None:
         event = json.loads(body)
         self.deliveries.append(delivery)
-        await self.sql.record(tx, event["key"], event["n"])
+        await self.kind.insert(tx, event["key"], event["n"])
         if (error := self.fail(event)) is not None:
             raise error
 
     async def effects(self) -> list[tuple[str, int]]:
-        return await self.sql.recorded(self.database)
+        async with self.database.reader() as reader:
+            return await self.kind.history(reader)
 
     def loops(self, owner: str = "stock-1", *, alone: bool = False) -> Loops:
         handlers = {"orders.counted": Handler(self.count, alone)}
@@ -79,16 +79,25 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with opened("sqlite", tmp_path, encode) as (database, sql):
-        broker = Broker()
-        broker.add_stream("orders", "event.orders.>")
-        broker.add_durable("orders", "stock")
-        broker.add_stream("stock", "event.stock.>")
-        world = World(database, sql, broker)
-        await world.bus.start()
-        yield world
-        await world.bus.close()
+async def database(kind: Kind) -> AsyncIterator[Database]:
+    database = kind.database(encode)
+    await database.open()
+    await database.migrate(None)
+    await kind.create(database)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def world(kind: Kind, database: Database) -> AsyncIterator[World]:
+    broker = Broker()
+    broker.add_stream("orders", "event.orders.>")
+    broker.add_durable("orders", "stock")
+    broker.add_stream("stock", "event.stock.>")
+    world = World(kind, database, broker)
+    await world.bus.start()
+    yield world
+    await world.bus.close()
 
 
 async def test_an_event_changes_the_data_once_however_often_it_is_stored(world: World) -> None:
@@ -192,7 +201,7 @@ async def test_a_holder_that_was_paused_commits_nothing_after_another_took_over(
 
     async def commit_late() -> None:
         async with world.database.transaction() as tx:
-            await world.sql.record(tx, "late", 1)
+            await world.kind.insert(tx, "late", 1)
             await world.database.journal.advance(tx, lease, 1, ["late-id"])
 
     with pytest.raises(LeaseLost):

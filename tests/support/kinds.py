@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from sqlalchemy import event, text
 
 from atoll.database import mongodb, open_database
-from atoll.database.ports import Database, OutboxRow
+from atoll.database.ports import Database, Encode, OutboxRow
 
 __all__ = ["KINDS", "Kind", "Told", "encode", "kind_of"]
 
@@ -53,7 +53,7 @@ class Kind(ABC):
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def database(self) -> Database:
+    def database(self, encode: Encode = encode) -> Database:
         """Not open yet."""
         opened: Database = open_database(self.url, encode)
         return opened
@@ -73,6 +73,10 @@ class Kind(ABC):
     @abstractmethod
     async def rows(self, tx: Any) -> list[tuple[str, int]]:
         """All rows, by key and n."""
+
+    @abstractmethod
+    async def history(self, tx: Any) -> list[tuple[str, int]]:
+        """All rows, in the order in which this process inserted them."""
 
     @abstractmethod
     async def die_before_commit(self, database: Database) -> None:
@@ -109,6 +113,9 @@ class _Sql(Kind):
 
     async def rows(self, tx: Any) -> list[tuple[str, int]]:
         return [(row["key"], row["n"]) for row in await tx.all(dict, "SELECT key, n FROM told ORDER BY key, n")]
+
+    async def history(self, tx: Any) -> list[tuple[str, int]]:
+        return [(row["key"], row["n"]) for row in await tx.all(dict, "SELECT key, n FROM told ORDER BY id")]
 
     def migration(self, number: int, table: str) -> tuple[str, str]:
         return f"{number:04}_{table}.sql", f"-- makes {table}\nCREATE TABLE {table} (id INTEGER);\n"
@@ -163,7 +170,7 @@ class SqlAlchemy(PostgreSQL):
 
     name = "sqlalchemy"
 
-    def database(self) -> Database:
+    def database(self, encode: Encode = encode) -> Database:
         opened: Database = open_database(self.url, encode, sqlalchemy=True)
         return opened
 
@@ -183,6 +190,10 @@ class SqlAlchemy(PostgreSQL):
 
     async def rows(self, tx: Any) -> list[tuple[str, int]]:
         found = await tx.execute(text("SELECT key, n FROM told ORDER BY key, n"))
+        return [(row.key, row.n) for row in found]
+
+    async def history(self, tx: Any) -> list[tuple[str, int]]:
+        found = await tx.execute(text("SELECT key, n FROM told ORDER BY id"))
         return [(row.key, row.n) for row in found]
 
     async def die_before_commit(self, database: Database) -> None:
@@ -215,6 +226,9 @@ class MongoDB(Kind):
 
     async def rows(self, tx: Any) -> list[tuple[str, int]]:
         return [(row["key"], row["n"]) for row in await tx.all(dict, "told", sort=("key", "n"))]
+
+    async def history(self, tx: Any) -> list[tuple[str, int]]:
+        return [(row["key"], row["n"]) for row in await tx.all(dict, "told", sort=("_id",))]
 
     async def die_before_commit(self, database: Database) -> None:
         async def die_instead(session: Any) -> None:
