@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -495,3 +496,32 @@ async def test_a_get_can_not_write(database: Database) -> None:
         found = await placed(client)
 
     assert (answer.status_code, found) == (500, [])
+
+
+class SlowToCommit(Database):
+    """A real database whose commits begin late."""
+
+    @asynccontextmanager
+    async def transaction(self, *, patient: bool = False) -> AsyncIterator[Transaction]:
+        async with super().transaction(patient=True) as tx:
+            yield tx
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.1)
+
+
+async def test_a_handler_that_was_in_time_is_not_interrupted_while_it_commits(database: Database) -> None:
+    service = Service("orders", database="sqlite", publishes=[Placed])
+
+    @service.put("/orders/{id}", public=True, timeout_s=0.05)
+    async def place(id: str, tx: Transaction) -> str:
+        await tx.execute("INSERT INTO orders VALUES ($1)", id)
+        return id
+
+    slow = SlowToCommit(f"sqlite://{database.path}", service.encode)
+    await slow.open()
+    async with serving(service, slow) as client:
+        answer = await client.put("/orders/a")
+    await slow.close()
+
+    async with database.reader() as reader:
+        assert (answer.status_code, await reader.scalar("SELECT id FROM orders")) == (200, "a")

@@ -187,7 +187,7 @@ class _Endpoint:
                 if self._has_form:
                     call.form = await _read_form(call)
                 reading = False
-                return await self._run(call)
+                return await self._run(call, limit)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -207,8 +207,11 @@ class _Endpoint:
         if operation.scope is not None and operation.scope not in call.principal.scopes:
             raise Forbidden(f"the token lacks the scope {operation.scope}", scope=operation.scope)
 
-    async def _run(self, call: Call) -> Answer:
-        """The answer is encoded before the commit: what can't be encoded must not have changed anything."""
+    async def _run(self, call: Call, limit: asyncio.Timeout) -> Answer:
+        """The answer is encoded before the commit: what can't be encoded must not have changed anything.
+
+        A commit is not interrupted: nobody could tell whether it happened.
+        """
         values = self._bind(call)
         try:
             if self._begin is None:
@@ -216,6 +219,7 @@ class _Endpoint:
             else:
                 async with self._begin() as call.transaction:
                     answer = self._encode(await self._handle(call, values))
+                    limit.reschedule(None)
         except BaseException as error:
             await call.close(error)
             raise
@@ -268,7 +272,7 @@ def _too_late(timeout_s: float, reading: bool) -> Refused:
     if reading:
         return Refused(408, "body_timeout", f"the body did not arrive within {timeout_s:g} s")
     _log.error("answered 504: the handler took longer than %g s", timeout_s)
-    return Refused(504, "handler_timeout", f"the answer was not ready within {timeout_s:g} s; nothing was changed")
+    return Refused(504, "handler_timeout", f"the answer was not ready within {timeout_s:g} s; nothing of it was committed")
 
 
 def _trace(headers: list[tuple[bytes, bytes]]) -> context.Trace:
