@@ -194,6 +194,42 @@ def test_the_cart_can_be_changed_and_is_kept_when_the_browser_comes_back(visit: 
     expect(visitor.page.get_by_role("link", name=re.compile("Cart"))).to_contain_text("5")
 
 
+def test_while_the_catalog_is_down_the_rest_of_the_shop_is_open_and_says_so(
+    visit: Callable[[View], Visitor], shop: Shop
+) -> None:
+    visitor = visit(PHONE)
+    visitor.go("/sign-in")
+    visitor.sign_in("ada", "demo-only-ada")
+    shop.system.must("scale", "catalog=0")
+    try:
+        visitor.go("/")
+        expect(visitor.page.get_by_role("status")).to_contain_text("can’t be reached right now")
+        visitor.see("catalog-down")
+        visitor.page.get_by_role("link", name="Orders").click()
+        expect(visitor.page.get_by_role("heading", name="Your orders")).to_be_visible()
+    finally:
+        shop.system.must("scale", "catalog=1")
+    visitor.go("/")
+    expect(visitor.page.locator(".card")).to_have_count(12)
+
+
+def test_while_orders_is_down_nothing_is_lost_from_the_cart(visit: Callable[[View], Visitor], shop: Shop) -> None:
+    visitor = visit(DESKTOP)
+    visitor.go("/sign-in")
+    visitor.sign_in("ada", "demo-only-ada")
+    visitor.put_into_cart("Rope doormat", 1)
+    visitor.page.get_by_role("link", name="Go to checkout").click()
+    shop.system.must("scale", "orders=0")
+    try:
+        visitor.page.get_by_role("button", name="Place the order").click()
+        expect(visitor.page.get_by_role("alert")).to_contain_text("your cart is kept")
+        visitor.see("orders-down")
+    finally:
+        shop.system.must("scale", "orders=1")
+    visitor.page.get_by_role("button", name="Place the order").click()
+    expect(visitor.page.get_by_role("heading", name="Thank you, it’s on its way")).to_be_visible()
+
+
 def test_searching_finds_words_anywhere_and_says_when_there_is_nothing(visit: Callable[[View], Visitor]) -> None:
     visitor = visit(DESKTOP)
     visitor.go("/?q=brass")
