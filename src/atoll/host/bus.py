@@ -18,6 +18,7 @@ from atoll.host.probes import until_ready
 from atoll.host.processes import AUTH, LOOPBACK, ProcessSpec, auth_service, engine_process
 from atoll.provision import nats
 from atoll.provision.bus import Administrator
+from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
 from atoll.system.manifest import System
 from atoll.system.plan import BusPlan
@@ -67,11 +68,11 @@ class BusHost:
         """Permissions for the new contracts beside the old ones, as long as old replicas and their events are there."""
         wanted = self._with_user(contracts)
         both = {name: _union(self.contracts.get(name, contract), contract) for name, contract in wanted.items()}
-        await self._change(both)
+        await self._change(both, prune=False)
 
     async def narrow(self, contracts: Mapping[str, Contract]) -> None:
         """Exactly what the contracts need."""
-        await self._change(self._with_user(contracts))
+        await self._change(self._with_user(contracts), prune=True)
 
     async def forget(self, key: str) -> None:
         """Takes a replica (`orders.orders-1`) out of the registry, because it can't do so itself any more."""
@@ -115,12 +116,16 @@ class BusHost:
         pairs = zip(consumers, answers, strict=True)
         return {f"{stream} → {one}": info.get("num_pending", 0) + info.get("num_ack_pending", 0) for one, info in pairs}
 
-    async def _change(self, contracts: dict[str, Contract]) -> None:
+    async def purge(self) -> None:
+        """Drops events that every consumer has acknowledged and that no inbox remembers any more."""
+        await self._administrator().purge(BUDGETS.inbox_kept_s)
+
+    async def _change(self, contracts: dict[str, Contract], *, prune: bool) -> None:
         self.contracts = contracts
         administrator = self._administrator()
         if administrator.write(self.machine.layout.nats_config):
             await administrator.reload()
-        await administrator.make(prune=True)
+        await administrator.make(prune=prune)
 
     def _with_user(self, contracts: Mapping[str, Contract]) -> dict[str, Contract]:
         clients = {spec.name for spec in self.machine.system.services if spec.kind != "service"}

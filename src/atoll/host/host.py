@@ -43,6 +43,7 @@ from atoll.system.manifest import ServiceSpec
 
 __all__ = ["Host", "Report", "run"]
 
+_TIDY_EVERY_S = 3600.0
 _CONFIRM_S = 10.0
 _SETTLE_S = 60.0
 
@@ -106,6 +107,7 @@ class Host:
         try:
             await self.control.start()
             if await self._unless_stopped(self.up()):
+                self._go(self._tidy())
                 reloading = self._go(self._reload())
                 await asyncio.sleep(0)  # it watches before anybody is told that the system is up
                 self.report.ready(self.summary())
@@ -364,6 +366,13 @@ class Host:
         from atoll.host.reload import Reloader
 
         await Reloader(self).watch()
+
+    async def _tidy(self) -> None:
+        """Streams keep events as long as inboxes remember them, and longer only for a consumer that has not read them."""
+        while True:
+            with contextlib.suppress(AtollError):
+                await self.bus.purge()
+            await asyncio.sleep(_TIDY_EVERY_S)
 
     # the record
 
