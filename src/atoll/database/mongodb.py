@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +24,11 @@ from weakref import WeakValueDictionary
 
 from atoll.database import mongodb_migrations
 from atoll.database.documents import codec, from_document, from_documents, plain, to_document
+from atoll.database.mongodb_driver import WriteConflict, answered, conflict, may_repeat, outage, whole
 from atoll.database.mongodb_journal import MongoJournal, write_outbox
 from atoll.database.ports import Encode, Kind, OutboxRow
 from atoll.database.statements import ended, publishes_nothing
-from atoll.errors import Bug, Conflict, DatabaseOutage, NotFound, SystemMistake
+from atoll.errors import Bug, DatabaseOutage, NotFound, SystemMistake
 from atoll.system.budgets import BUDGETS
 
 if TYPE_CHECKING:
@@ -42,19 +43,13 @@ __all__ = ["Collection", "Database", "Transaction", "WriteConflict"]
 
 T = TypeVar("T")
 Filter = Mapping[str, Any]
+Statement = Callable[["AsyncClientSession"], Coroutine[Any, Any, T]]
 
 _FRESH, _HELD, _ENDED = range(3)
-_CONFLICTS = frozenset((24, 112, 246, 251))  # LockTimeout, WriteConflict, SnapshotUnavailable, NoSuchTransaction
 _WRITE_IN_SNAPSHOT = 72
 _EXISTS = 48
 _SELECTION_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.02
-
-
-class WriteConflict(DatabaseOutage):
-    """Another transaction wrote the same document first. Begin with the write, and MongoDB is waited for instead."""
-
-    code = "write_conflict"
 
 
 class Transaction:
@@ -156,7 +151,7 @@ class Transaction:
             raise self._failure or ended()
         self._outbox.append(self._encode(event))
 
-    async def run(self, statement: Callable[[AsyncClientSession], Awaitable[T]], what: object = None) -> T:
+    async def run(self, statement: Statement[T], what: object = None) -> T:
         """One statement, given this transaction's session. The first one of a transaction may be called several times.
 
         `what` names the document it wants: transactions of this process that want the same take turns, once they conflict.
@@ -192,7 +187,7 @@ class Transaction:
         if self._state == _FRESH:
             await self._database.make(collection)
 
-    async def _first(self, statement: Callable[[AsyncClientSession], Awaitable[T]], what: str) -> T:
+    async def _first(self, statement: Statement[T], what: str) -> T:
         """Waits for the document by trying again: nothing has been done yet, so nobody can tell."""
         from pymongo.errors import PyMongoError
 
@@ -203,10 +198,10 @@ class Transaction:
         while True:
             self._session = session = await self._begin()
             try:
-                result = await statement(session)
+                result = await whole(statement(session))
             except PyMongoError as error:
                 await self._end_session()
-                if not _may_repeat(error) or time.monotonic() > end:
+                if not may_repeat(error) or time.monotonic() > end:
                     raise self._fault(error) from error
             else:
                 self._state = _HELD
@@ -223,7 +218,7 @@ class Transaction:
                 self._turn = await self._database.turns.take(what)
         except TimeoutError:
             self._state = _ENDED
-            self._failure = _conflict()
+            self._failure = conflict()
             raise self._failure from None
 
     async def _begin(self) -> AsyncClientSession:
@@ -231,11 +226,11 @@ class Transaction:
         await session.start_transaction()
         return session
 
-    async def _guarded(self, statement: Callable[[AsyncClientSession], Awaitable[T]], session: AsyncClientSession) -> T:
+    async def _guarded(self, statement: Statement[T], session: AsyncClientSession) -> T:
         from pymongo.errors import PyMongoError
 
         try:
-            return await statement(session)
+            return await whole(statement(session))
         except PyMongoError as error:
             raise self._fault(error) from error
 
@@ -260,7 +255,7 @@ class Transaction:
         session, self._session = self._session, None
         if session is not None:
             with suppress(PyMongoError):
-                await session.end_session()
+                await whole(session.end_session())
 
 
 class Reader(Transaction):
@@ -370,24 +365,26 @@ class Database:
 
     async def make(self, collection: str) -> None:
         """Makes the collection unless it is there; asks once. Raises DatabaseOutage."""
-        from pymongo.errors import OperationFailure, PyMongoError
+        if collection not in self._made:
+            await self._create(collection)
+            self._made.add(collection)
 
-        if collection in self._made:
-            return
+    @answered
+    async def _create(self, collection: str) -> None:
+        from pymongo.errors import OperationFailure
+
         try:
             await self.raw.command("create", collection)
         except OperationFailure as error:
             if error.code != _EXISTS:
-                raise outage(error) or error from error
-        except PyMongoError as error:
-            raise outage(error) or error from error
-        self._made.add(collection)
+                raise
 
     async def open(self) -> None:
         """Connects. Raises DatabaseOutage: it can't be reached, is not writable yet, or refuses the credentials."""
         from pymongo import AsyncMongoClient
 
         if self._client is None:
+            await _reach(self._url)
             self._client = AsyncMongoClient(
                 self._url,
                 w="majority",
@@ -412,18 +409,15 @@ class Database:
         """Ends every connection."""
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            await whole(client.close())
 
+    @answered
     async def ping(self, timeout_s: float = 1.0) -> None:
         """Asks for something that needs the credentials. Raises DatabaseOutage."""
         import pymongo
-        from pymongo.errors import PyMongoError
 
-        try:
-            with pymongo.timeout(timeout_s):
-                await self.collection("atoll_migration").find_one({"_id": 0})
-        except PyMongoError as error:
-            raise outage(error) or error from error
+        with pymongo.timeout(timeout_s):
+            await self.collection("atoll_migration").find_one({"_id": 0})
 
     def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """A transaction. `patient` changes nothing here: there is no single writer."""
@@ -443,23 +437,23 @@ class Database:
             callback()
 
 
-def outage(error: Exception) -> Exception | None:
-    """What a driver's error means to a handler; None when it is the statement's own fault."""
-    from pymongo import errors
+async def _reach(url: str) -> None:
+    """Knocks before a client is made: one that meets a dead server leaves half-open sockets behind when it is closed."""
+    from pymongo.uri_parser import parse_uri
 
-    match error:
-        case errors.DuplicateKeyError():
-            fields = ", ".join((error.details or {}).get("keyPattern", {})) or "key"
-            return Conflict(f"there is already one with this {fields}")
-        case errors.OperationFailure(code=13 | 18):
-            return DatabaseOutage(f"MongoDB refuses the credentials: {error._message}")
-        case errors.OperationFailure() if _is_conflict(error):
-            return _conflict()
-        case errors.ConnectionFailure() | errors.ExecutionTimeout() | errors.WTimeoutError() | errors.WaitQueueTimeoutError():
-            return DatabaseOutage(f"MongoDB does not answer: {_brief(error)}")
-        case errors.PyMongoError() if error.timeout:
-            return DatabaseOutage(f"MongoDB did not answer in time: {_brief(error)}")
-    return None
+    if not url.startswith("mongodb://"):  # mongodb+srv:// asks DNS for its servers
+        return
+    failure: Exception | None = None
+    for host, port in parse_uri(url)["nodelist"]:
+        try:
+            async with asyncio.timeout(_SELECTION_S):
+                _, writer = await asyncio.open_connection(host, port)
+        except (OSError, TimeoutError) as error:
+            failure = error
+        else:
+            writer.close()
+            return
+    raise DatabaseOutage(f"MongoDB can't be reached: {failure}") from failure
 
 
 async def _commit(session: AsyncClientSession) -> None:
@@ -469,7 +463,7 @@ async def _commit(session: AsyncClientSession) -> None:
     end = time.monotonic() + BUDGETS.statement_s
     while True:
         try:
-            await session.commit_transaction()
+            await whole(session.commit_transaction())
             return
         except PyMongoError as error:
             if not error.has_error_label("UnknownTransactionCommitResult") or time.monotonic() > end:
@@ -477,30 +471,8 @@ async def _commit(session: AsyncClientSession) -> None:
             await asyncio.sleep(_LONGEST_PAUSE_S)
 
 
-def _is_conflict(error: Exception) -> bool:
-    code = getattr(error, "code", None)
-    return code in _CONFLICTS or bool(getattr(error, "has_error_label", lambda _: False)("TransientTransactionError"))
-
-
-def _may_repeat(error: Exception) -> bool:
-    """A conflict, or a connection that died in the pool; not a server that is gone."""
-    from pymongo.errors import ConnectionFailure, ServerSelectionTimeoutError
-
-    if isinstance(error, ConnectionFailure):
-        return not isinstance(error, ServerSelectionTimeoutError)
-    return _is_conflict(error)
-
-
-def _conflict() -> WriteConflict:
-    return WriteConflict("the same document was changed by another request", hint="try again")
-
-
 def _no_encode(event: Any, /) -> OutboxRow:
     raise publishes_nothing()
-
-
-def _brief(error: Exception) -> str:
-    return str(error).partition(", Timeout:")[0].partition(", full error:")[0]
 
 
 def _hidden(url: str) -> str:

@@ -13,13 +13,14 @@ Lease and cursor are two documents: the one is renewed while transactions write 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from atoll.database.mongodb_driver import WriteConflict, answered
 from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked
+from atoll.errors import Conflict
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -96,21 +97,21 @@ class MongoJournal:
             found = await reader.all(dict, "atoll_outbox", {}, sort="position", limit=limit)
         return [OutboxRow(id=row.pop("_id"), **row) for row in found]
 
+    @answered
     async def remove_outbox(self, rows: Sequence[OutboxRow]) -> None:
         """Deletes them; in the journal when it returns, or the next snapshot would show them again."""
-        async with _outages():
-            await self._of("outbox").delete_many({"_id": {"$in": [row.id for row in rows]}})
+        await self._of("outbox").delete_many({"_id": {"$in": [row.id for row in rows]}})
 
+    @answered
     async def backlog(self) -> Backlog:
         """How many rows wait, and for how long the oldest has."""
-        async with _outages():
-            count = await self._of("outbox").count_documents({})
-            pipeline: list[dict[str, Any]] = [
-                {"$sort": {"position": 1}},
-                {"$limit": 1},
-                {"$project": {"age_us": {"$subtract": [_NOW_US, "$position"]}}},
-            ]
-            oldest = await (await self._of("outbox").aggregate(pipeline)).to_list()
+        count = await self._of("outbox").count_documents({})
+        pipeline: list[dict[str, Any]] = [
+            {"$sort": {"position": 1}},
+            {"$limit": 1},
+            {"$project": {"age_us": {"$subtract": [_NOW_US, "$position"]}}},
+        ]
+        oldest = await (await self._of("outbox").aggregate(pipeline)).to_list()
         return Backlog(count, max(0.0, oldest[0]["age_us"] / 1e6) if oldest else 0.0)
 
     # leases and cursors
@@ -149,26 +150,26 @@ class MongoJournal:
             await leases.insert_one(fresh, session=session)
         return await leases.find_one_and_update(free, [{"$set": taken}], return_document=True, session=session)
 
+    @answered
     async def renew_leases(self, leases: Iterable[Lease], duration_s: float) -> set[str]:
         """The sources still held."""
         held = set()
-        async with _outages():
-            for lease in leases:
-                renewed = await self._of("lease").update_one(_held(lease), [{"$set": {"expires": _in(duration_s)}}])
-                if renewed.matched_count:
-                    held.add(lease.source)
+        for lease in leases:
+            renewed = await self._of("lease").update_one(_held(lease), [{"$set": {"expires": _in(duration_s)}}])
+            if renewed.matched_count:
+                held.add(lease.source)
         return held
 
+    @answered
     async def release_lease(self, lease: Lease) -> None:
         """Frees it, if it is still held."""
-        async with _outages():
-            await self._of("lease").update_one(_held(lease), {"$set": {"expires": _LONG_AGO, "released": True}})
+        await self._of("lease").update_one(_held(lease), {"$set": {"expires": _LONG_AGO, "released": True}})
 
+    @answered
     async def restart_cursor(self, lease: Lease, identity: str, sequence: int) -> Lease:
         """Sets the cursor. Raises LeaseLost."""
         place = {"_id": lease.source, "epoch": lease.epoch}
-        async with _outages():
-            set_ = await self._of("cursor").update_one(place, {"$set": {"identity": identity, "sequence": sequence}})
+        set_ = await self._of("cursor").update_one(place, {"$set": {"identity": identity, "sequence": sequence}})
         if not set_.matched_count:
             raise LeaseLost(lease.source)
         return replace(lease, identity=identity, sequence=sequence)
@@ -196,24 +197,24 @@ class MongoJournal:
         await tx.collection("atoll_inbox").bulk_write([UpdateOne({"_id": id}, entry, upsert=True) for id in ids], ordered=False)
         await self._forget_attempts(tx, ids)
 
+    @answered
     async def forget_inbox(self, older_than_s: float) -> int:
         """The number of ids forgotten."""
-        async with _outages():
-            old = datetime.now(UTC) - timedelta(seconds=older_than_s)
-            gone = await self._of("inbox").delete_many({"at": {"$lt": old}})
+        old = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        gone = await self._of("inbox").delete_many({"at": {"$lt": old}})
         return gone.deleted_count
 
     # the attempt of an event that may have killed its process
 
+    @answered
     async def begin_attempt(self, source: str, id: str) -> int:
         """Commits that an attempt begins; its number."""
-        async with _outages():
-            attempt = await self._of("attempt").find_one_and_update(
-                {"_id": id},
-                {"$inc": {"number": 1}, "$set": {"source": source}, "$currentDate": {"at": True}},
-                upsert=True,
-                return_document=True,
-            )
+        attempt = await self._of("attempt").find_one_and_update(
+            {"_id": id},
+            {"$inc": {"number": 1}, "$set": {"source": source}, "$currentDate": {"at": True}},
+            upsert=True,
+            return_document=True,
+        )
         assert attempt is not None  # it was made if it was missing
         self._attempted.add(id)
         number: int = attempt["number"]
@@ -237,10 +238,10 @@ class MongoJournal:
         gone: int = await tx.delete("atoll_parked", {"_id": id})
         return gone > 0
 
+    @answered
     async def parked_keys(self, source: str) -> set[str]:
         """Keys whose later events must queue."""
-        async with _outages():
-            return set(await self._of("parked").distinct("key", {"source": source}))
+        return set(await self._of("parked").distinct("key", {"source": source}))
 
     async def due(self, source: str, limit: int) -> list[Parked]:
         """The heads of keys that are due, oldest first."""
@@ -257,16 +258,16 @@ class MongoJournal:
         found = await self._parked([{"$match": {"_id": id}}])
         return found[0] if found else None
 
+    @answered
     async def next_due_in(self, source: str) -> float | None:
         """Seconds until the next head is due; None when nothing waits."""
         left = {"$group": {"_id": None, "left_s": {"$min": {"$subtract": ["$due_at", _NOW_S]}}}}
-        async with _outages():
-            found = await (await self._of("parked").aggregate([*_heads(source), left])).to_list()
+        found = await (await self._of("parked").aggregate([*_heads(source), left])).to_list()
         return max(0.0, found[0]["left_s"]) if found else None
 
+    @answered
     async def _parked(self, pipeline: list[dict[str, Any]]) -> list[Parked]:
-        async with _outages():
-            found = await (await self._of("parked").aggregate(pipeline)).to_list()
+        found = await (await self._of("parked").aggregate(pipeline)).to_list()
         return [Parked(id=row.pop("_id"), **row) for row in found]
 
 
@@ -291,25 +292,9 @@ def _in(duration_s: float) -> dict[str, Any]:
 
 async def _repeated(work: Callable[[], Awaitable[T]]) -> T:
     """Our own short transactions have no effects outside, so a conflict is simply tried again."""
-    from atoll.database.mongodb import WriteConflict
-    from atoll.errors import Conflict
-
     for _attempt in range(5):
         try:
             return await work()
         except (WriteConflict, Conflict):
             continue
     return await work()
-
-
-@asynccontextmanager
-async def _outages() -> AsyncIterator[None]:
-    """The driver's errors as ours."""
-    from pymongo.errors import PyMongoError
-
-    from atoll.database.mongodb import outage
-
-    try:
-        yield
-    except PyMongoError as error:
-        raise outage(error) or error from error

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from atoll.database import migrations
 from atoll.database.migrations import Applied, Migration
+from atoll.database.mongodb_driver import answered, outages
 from atoll.database.mongodb_journal import prepare
 from atoll.errors import Outage, SystemMistake
 
@@ -35,12 +36,8 @@ _OWN = "0001_journal"
 
 async def migrate(database: Database, folder: Path | None) -> list[str]:
     """Runs what is pending; gives the service's own by name. Raises SystemMistake that names the file."""
-    from pymongo.errors import PyMongoError
-
-    from atoll.database.mongodb import outage
-
     files = [replace(file, transactional=False) for file in migrations.read(folder, ".py")]
-    try:
+    with outages():
         if not await _pending(database, files):
             return []
         async with _lock(database):
@@ -48,8 +45,6 @@ async def migrate(database: Database, folder: Path | None) -> list[str]:
                 await prepare(database)
                 await _record(database, migrations.ATOLL, Applied(1, _OWN, _OWN))
             return [await _run(database, file) for file in await _pending_files(database, files)]
-    except PyMongoError as error:
-        raise outage(error) or error from error
 
 
 async def _pending(database: Database, files: list[Migration]) -> bool:
@@ -135,6 +130,7 @@ async def _lock(database: Database) -> AsyncIterator[None]:
         await database.collection("atoll_lock").delete_one({"_id": "migration", "owner": owner})
 
 
+@answered
 async def _take(database: Database, owner: str) -> bool:
     from pymongo.errors import DuplicateKeyError
 
