@@ -53,6 +53,6 @@ $(VENV)/pyvenv.cfg:
 
 # The package itself is installed editable, built by the locked hatchling.
 $(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(VENV)/pyvenv.cfg
-	$(PIP) install --quiet --require-hashes -r requirements/$*.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(PIP) install --quiet --quiet --require-hashes -r requirements/$*.txt
+	$(PIP) install --quiet --quiet --no-deps --no-build-isolation -e .
 	@touch $@
