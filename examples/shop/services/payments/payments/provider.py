@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import httpx
 from msgspec import Struct, json
 
 from atoll import Outage
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["CardProvider", "Charge", "ProviderRefusal", "Receipt"]
 
@@ -48,6 +50,8 @@ class CardProvider:
         return await self._ask("/refunds", f"{key}/refund", json.encode({"charge": charge_id}))
 
     async def _ask(self, path: str, key: str, body: bytes) -> Receipt:
+        import httpx
+
         headers: Mapping[str, str] = {"idempotency-key": key, "content-type": "application/json"}
         try:
             answer = await self._http.post(path, content=body, headers=headers)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 
-import httpx
-
 from atoll import Service
 from payments import charging, looking
 from payments.events import PaymentAuthorized, PaymentDeclined, PaymentRefunded
@@ -26,6 +24,8 @@ service.include(looking.router)
 
 @service.provides(lifetime="service")
 async def card_provider(settings: PaymentSettings) -> AsyncIterator[CardProvider]:
+    import httpx  # here, because it costs more than all the rest of the start
+
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every call
     async with httpx.AsyncClient(base_url=settings.card_provider_url, timeout=settings.card_provider_timeout_s) as http:
         yield CardProvider(http)

@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 __all__ = ["ASSETS", "Look"]
@@ -30,6 +29,8 @@ class Look:
     """Renders templates; everything that comes from outside is escaped."""
 
     def __init__(self) -> None:
+        import jinja2
+
         version = hashlib.sha256(b"".join(body for body, _ in ASSETS.values())).hexdigest()[:10]
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),

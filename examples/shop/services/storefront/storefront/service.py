@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 
-import httpx
 from starlette.requests import Request
 
 from atoll import Service
@@ -23,6 +22,8 @@ for pages in (browsing, account, cart, history):
 
 @service.provides(lifetime="service")
 async def shop(settings: StorefrontSettings) -> AsyncIterator[Shop]:
+    import httpx  # here, because it costs more than all the rest of the start
+
     checked = settings.checked()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every call
     async with httpx.AsyncClient(base_url=checked.atoll_gateway_url, timeout=checked.gateway_timeout_s) as http:

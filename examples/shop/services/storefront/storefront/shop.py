@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import httpx
 import msgspec
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = [
     "Order",
@@ -155,6 +157,8 @@ class Shop:
         return _read(await self._ask("GET", path, **options), kind)
 
     async def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        import httpx
+
         try:
             answer = await self._http.request(method, path, **options)
         except httpx.ConnectError as error:
