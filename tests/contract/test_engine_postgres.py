@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from atoll.errors import EngineOutage
 from atoll.provision import postgres as provision
 from tests.support.ports import free_port
 from tests.support.postgresql import RunningPostgreSQL
+from tests.support.waiting import until_sync
 
 
 @pytest.fixture
@@ -203,3 +206,20 @@ def test_under_root_a_base_that_the_other_user_cannot_enter_is_refused(tmp_path:
             engine.prepare(engine.find(), settings)
     else:
         assert engine.prepare(engine.find(), settings) == settings.data
+
+
+def test_a_server_starts_though_a_zombie_has_the_pid_in_its_lock_files(running: RunningPostgreSQL) -> None:
+    killed = running.process
+    os.kill(killed.pid, signal.SIGKILL)  # and nobody collects it: so it is under a container's first process
+    until_sync(lambda: not Path(f"/proc/{killed.pid}/cmdline").read_bytes())
+    engine.prepare(engine.find(), running.settings)
+    running.spawn()
+    try:
+        asyncio.run(running.ready())
+    finally:
+        killed.kill()
+
+
+def test_the_lock_file_of_a_running_server_is_left_alone(running: RunningPostgreSQL) -> None:
+    engine.prepare(engine.find(), running.settings)
+    assert (engine.folder(running.settings) / "postmaster.pid").read_text().startswith(f"{running.process.pid}\n")

