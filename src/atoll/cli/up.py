@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -37,7 +39,7 @@ def command(here: Here, detach: bool, as_json: bool, excluded: tuple[str, ...], 
 
     def show(summary: dict[str, Any]) -> None:
         summary["took_s"] = round(time.monotonic() - started, 2)
-        click.echo(json.dumps(summary, indent=2) if as_json else text(summary))
+        click.echo(json.dumps(summary, indent=2) if as_json else text(summary, folder))
         if not detach and not as_json:
             click.echo("\nCtrl-C stops it.")
         sys.stdout.flush()
@@ -141,7 +143,7 @@ def _redirect(folder: Path) -> None:
     os.dup2(log, 2)
 
 
-def text(summary: dict[str, Any]) -> str:
+def text(summary: dict[str, Any], folder: Path) -> str:
     """What runs where, who can sign in, and two commands that work."""
     url = summary["url"]
     replicas = [one for one in summary["processes"] if one["service"] and one["kind"] != "database"]
@@ -154,7 +156,7 @@ def text(summary: dict[str, Any]) -> str:
         pids = ", ".join(str(one["pid"]) for one in own)
         lines.append(f"  {name:<14} {where:<42} pid {pids}".rstrip())
     lines += [f"  {name:<14} is down: {why}" for name, why in summary["down"].items()]
-    return "\n".join(lines + _logins(summary) + _examples(summary))
+    return "\n".join(lines + _logins(summary) + _examples(summary, _typed(folder)))
 
 
 def _logins(summary: dict[str, Any]) -> list[str]:
@@ -163,7 +165,14 @@ def _logins(summary: dict[str, Any]) -> list[str]:
     return ["", *(f"  sign in as {name:<12} password {password}" for name, password in summary["logins"].items())]
 
 
-def _examples(summary: dict[str, Any]) -> list[str]:
+def _typed(folder: Path) -> str:
+    """How to call atoll from another shell: by name where it is on the path, with its folder and the system's otherwise."""
+    own = os.path.abspath(sys.argv[0])
+    found = shutil.which("atoll")
+    return "atoll" if found and os.path.abspath(found) == own else f"{shlex.quote(own)} -C {shlex.quote(str(folder))}"
+
+
+def _examples(summary: dict[str, Any], atoll: str) -> list[str]:
     lines = ["", f"  API: {summary['url']}/docs"]
     public = [one for one in summary["examples"] if one["public"]]
     private = [one for one in summary["examples"] if not one["public"]]
@@ -171,6 +180,6 @@ def _examples(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  curl {summary['url']}{public[0]['path']}")
     if private and summary["logins"]:
         user = next(iter(summary["logins"]))
-        token = f'-H "Authorization: Bearer $(atoll token {user})"'
+        token = f'-H "Authorization: Bearer $({atoll} token {user})"'
         lines.append(f"  curl {token} {summary['url']}{private[0]['path']}")
     return lines
