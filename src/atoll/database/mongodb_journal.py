@@ -13,6 +13,7 @@ Lease and cursor are two documents: the one is renewed while transactions write 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,18 +37,19 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _NOW_S: dict[str, Any] = {"$divide": [{"$toLong": "$$NOW"}, 1000]}
 _NOW_US: dict[str, Any] = {"$multiply": [{"$toLong": "$$NOW"}, 1000]}
 _ATTEMPTS_KEPT_S = 30 * 86_400
-_COLLECTIONS = ("outbox", "order", "lease", "cursor", "inbox", "attempt", "parked")
+_PLAIN = ("order", "lease", "cursor")  # the others come with their indexes
 
 
 async def prepare(database: Database) -> None:
     """Makes the collections and their indexes. May be repeated."""
-    for name in _COLLECTIONS:
-        await database.make(f"atoll_{name}")
     of = database.collection
-    await of("atoll_outbox").create_index([("position", 1)])
-    await of("atoll_inbox").create_index("at")
-    await of("atoll_attempt").create_index("at", expireAfterSeconds=_ATTEMPTS_KEPT_S)
-    await of("atoll_parked").create_index([("source", 1), ("key", 1), ("sequence", 1)])
+    await asyncio.gather(
+        *(database.make(f"atoll_{name}") for name in _PLAIN),
+        of("atoll_outbox").create_index([("position", 1)]),
+        of("atoll_inbox").create_index("at"),
+        of("atoll_attempt").create_index("at", expireAfterSeconds=_ATTEMPTS_KEPT_S),
+        of("atoll_parked").create_index([("source", 1), ("key", 1), ("sequence", 1)]),
+    )
 
 
 async def write_outbox(database: Database, session: AsyncClientSession, rows: Sequence[OutboxRow]) -> None:

@@ -56,21 +56,33 @@ async def provision(server: Server, services: Mapping[str, str], timeout_s: floa
 
     await _wait(server, "listening", timeout_s)
     try:
-        await _initiate(server, timeout_s)
-        async with _client(server, authorized=True) as admin:
-            for name, password in services.items():
-                await _ensure_user(admin, name, password)
+        if not await _make_users(server, services, timeout_s):
+            await _initiate(server, timeout_s)
+            await _make_users(server, services, timeout_s)
     except PyMongoError as error:
         raise EngineOutage(f"MongoDB on port {server.port} can't be provisioned: {error}") from error
 
 
-async def _initiate(server: Server, timeout_s: float) -> None:
-    """Replica set and administrator. Told by what fails: with authorization on, a stranger may ask nothing else."""
-    if await _is_ours(server):
-        async with _client(server, authorized=True) as admin:
-            await _follow_port(admin, server)
+async def _make_users(server: Server, services: Mapping[str, str], timeout_s: float) -> bool:
+    """Makes the users; False when the administrator can't sign in, because there is none yet (or it is another's)."""
+    from pymongo.errors import OperationFailure
+
+    async with _client(server, authorized=True) as admin:
+        try:
+            await admin.admin.command("ping")
+        except OperationFailure as error:
+            if error.code in _REFUSED:
+                return False
+            raise
+        await _follow_port(admin, server)
         await _wait(server, "primary", timeout_s)
-        return
+        for name, password in services.items():
+            await _ensure_user(admin, name, password)
+    return True
+
+
+async def _initiate(server: Server, timeout_s: float) -> None:
+    """Replica set and administrator, by the localhost exception; with authorization on, a stranger may do nothing else."""
     async with _client(server, authorized=False) as stranger:
         await _start_replica_set(stranger, server)
         await _wait(server, "primary", timeout_s)
@@ -86,20 +98,6 @@ async def _wait(server: Server, wanted: Standing, timeout_s: float) -> None:
         if loop.time() > end:
             raise EngineOutage(f"MongoDB on port {server.port} is {now} after {timeout_s:g} s, not {wanted}")
         await asyncio.sleep(_PAUSE_S)
-
-
-async def _is_ours(server: Server) -> bool:
-    """True when our administrator exists: a former call got that far."""
-    from pymongo.errors import OperationFailure
-
-    async with _client(server, authorized=True) as admin:
-        try:
-            await admin.admin.command("ping")
-        except OperationFailure as error:
-            if error.code in _REFUSED:
-                return False
-            raise
-        return True
 
 
 async def _start_replica_set(stranger: AsyncMongoClient[dict[str, Any]], server: Server) -> None:
