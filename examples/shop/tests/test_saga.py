@@ -29,6 +29,8 @@ STOCK = 12
 ORDERS = 7
 Heard = tuple[str, str, dict[str, Any]]
 """Type, key and data of an event."""
+Choice = tuple["Member", tuple[str, int], Heard]
+"""Who could hear what next; in the middle, whose event it is and its place among those."""
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -110,11 +112,11 @@ class Saga:
         answer = await self.customer.post(f"/orders/{order_id}/cancellation")
         assert answer.status_code in (200, 409), answer.text
 
-    def next_heard(self, listeners: list[Member]) -> list[tuple[Member, tuple[str, int], Heard]]:
+    def next_heard(self, listeners: list[Member]) -> list[Choice]:
         """Of each listener the first unheard event of every source and key."""
-        found = []
+        found: list[Choice] = []
         for listener in listeners:
-            heads: dict[tuple[str, str], tuple[Member, tuple[str, int], Heard]] = {}
+            heads: dict[tuple[str, str], Choice] = {}
             for source in self.members.values():
                 for place, event in enumerate(source.told):
                     mark = (source.name, place)
@@ -165,7 +167,10 @@ async def saga(request: pytest.FixtureRequest) -> AsyncIterator[Saga]:
     chance = random.Random(request.param)
     ledger = Ledger(":memory:")
     wire = Wire(ledger, loses=lambda: chance.random() < 0.1)
-    settings = {"inventory": {"initial_stock": STOCK}, "payments": {"card_provider_url": "http://cards"}}
+    settings: dict[str, dict[str, Any]] = {
+        "inventory": {"initial_stock": STOCK},
+        "payments": {"card_provider_url": "http://cards"},
+    }
     async with AsyncExitStack() as stack:
         members = {}
         for service in (orders_service, inventory_service, payments_service):

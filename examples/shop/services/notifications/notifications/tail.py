@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import msgspec
@@ -32,7 +32,7 @@ class Tail:
     pause_s: float = 0.5
     heartbeat_s: float = 15.0
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
         # The first line tells a browser how soon to come back, and gets the headers through every proxy at once.
         yield b"retry: 1000\n\n"
         after, said_at = self.after, time.monotonic()
