@@ -6,13 +6,17 @@ provider's ledger, and a witness that writes down each event that it is told.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.busy_shop import BusyShop, busy_shop
+from tests.support.system import RunningSystem, running
 from tests.support.waiting import until_sync
 
 OUTAGE_S = 3.0
@@ -68,9 +72,46 @@ def test_after_kill_9_of_everything_at_once_nothing_is_lost(shop: BusyShop) -> N
     assert shop.books() == []
 
 
-def test_a_wiped_bus_loses_and_doubles_nothing_that_is_in_a_database(shop: BusyShop) -> None:
+def test_a_bus_that_loses_its_store_while_all_run_loses_and_doubles_nothing_that_is_in_a_database(shop: BusyShop) -> None:
+    with shop.dead("nats"):
+        with shop.customers() as answers:
+            until_sync(lambda: len(answers.of("POST", 201)) >= 20, 20)
+        shop.wipe_bus()
+    assert answers.unexpected == []
+    assert shop.books() == []
+    assert "the bus has lost what it stored of" in (shop.running.folder / ".atoll" / "logs" / "host.log").read_text()
+
+
+def test_a_bus_that_is_wiped_between_down_and_up_loses_and_doubles_nothing_that_is_in_a_database(shop: BusyShop) -> None:
     with shop.dead_for_good("nats"), shop.customers() as answers:
         until_sync(lambda: len(answers.of("POST", 201)) >= 20, 20)
     shop.wipe_bus()
     shop.running.up()
     assert shop.books() == []
+
+
+def test_what_a_wiped_bus_can_not_deliver_again_is_reported(tmp_path: Path) -> None:
+    with running("pair", tmp_path / "pair") as pair, pair.client("ann") as http:
+        take_notes(http, "read")
+        until_sync(lambda: copies(pair) == {"read": 1})
+        pair.must("scale", "right=0")
+        take_notes(http, "unread")
+        pair.down()
+        shutil.rmtree(pair.folder / ".atoll" / "data" / "nats")
+        told = pair.run("up", "--detach", "--isolated").stderr
+        assert "the bus has lost what it stored of auth, left, middle, right" in told
+        assert "the stream left was replaced" in pair.must("logs", "right")
+        with pair.client("ann") as later:
+            take_notes(later, "later")
+        until_sync(lambda: copies(pair) == {"read": 1, "later": 1})
+
+
+def take_notes(http: httpx.Client, *texts: str) -> None:
+    for text in texts:
+        assert http.post("/left/notes", json={"text": text}).status_code == 201
+
+
+def copies(pair: RunningSystem) -> dict[str, int]:
+    """What right has copied, and how often."""
+    with pair.client() as http:
+        return {copy["text"]: copy["times"] for copy in http.get("/right/copies").json()}

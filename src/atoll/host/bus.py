@@ -34,6 +34,7 @@ class BusHost:
 
     machine: Machine
     contracts: dict[str, Contract] = field(default_factory=dict)
+    _provisioned: Mapping[str, Contract] = field(default_factory=dict)
 
     @property
     def server(self) -> nats.BusServer:
@@ -59,7 +60,26 @@ class BusHost:
         made = await self._administrator().make()
         if made.leftovers:
             self.machine.say(f"durables that nobody uses hold events back: {', '.join(made.leftovers)}")
+        self._compare(made.streams)
         await self.announce(contracts)
+        self._provisioned = contracts
+
+    def _compare(self, streams: Mapping[str, str]) -> None:
+        """Tells what it means when the bus has lost its store, which only who remembers the old streams can know."""
+        layout = self.machine.layout
+        try:
+            before = msgspec.json.decode(layout.streams.read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.MsgspecError):
+            before = {}
+        if lost := sorted(name for name, made in streams.items() if before.get(name, made) != made):
+            self.machine.say(
+                f"the bus has lost what it stored of {', '.join(lost)}. Nothing that is in a database is lost: what waits in "
+                "an outbox is published now, and nothing is handled twice. Events that a subscriber had not read yet can't be "
+                "delivered again; the subscribers' logs say at which event each of them stood: atoll logs NAME"
+            )
+        draft = layout.streams.with_suffix(".draft")
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode({**before, **streams}), indent=1))
+        draft.replace(layout.streams)
 
     async def announce(self, contracts: Mapping[str, Contract]) -> None:
         await self._administrator().announce(system_document(self.machine.system), contracts)
@@ -96,6 +116,10 @@ class BusHost:
                 await bus.publish([Message(subject, b"KV-Operation: DEL\r\n", b"") for subject in alive])
         finally:
             await bus.close()
+
+    async def purge(self) -> None:
+        """Deletes events that every consumer has acknowledged and that are older than inboxes remember."""
+        await self._administrator().purge(BUDGETS.inbox_kept_s)
 
     async def lag(self) -> dict[str, int]:
         """Events that consumers have not acknowledged yet, by `source → consumer`, where there are any."""
@@ -147,6 +171,11 @@ class BusHost:
 
     async def _probe(self, _spec: ProcessSpec) -> None:
         await until_ready(lambda: engine.ready(LOOPBACK, self.server.port))
+        if self._provisioned:  # it has been restarted, perhaps without what it stored
+            try:
+                await self.provision(self._provisioned)
+            except BusOutage as outage:
+                self.machine.say(f"the bus is back, but not as it should be: {outage}; `atoll down` and `atoll up` mend that")
 
 
 def _union(old: Contract, new: Contract) -> Contract:

@@ -40,6 +40,10 @@ class Layout:
         return self.root / "secrets.json"
 
     @property
+    def streams(self) -> Path:
+        return self.root / "streams.json"
+
+    @property
     def control(self) -> Path:
         return self.root / "control.sock"
 

@@ -54,10 +54,14 @@ _DURABLE: dict[str, Any] = {
 
 @dataclass(slots=True)
 class Made:
-    """What was not so before. `leftovers`: durables (`stream/durable`) that nobody in the plan uses; they hold back purging."""
+    """What was not so before. `leftovers`: durables (`stream/durable`) that nobody in the plan uses; they hold back purging.
+
+    `streams`: every service's, with the moment at which it was made; another moment is another stream.
+    """
 
     changes: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    streams: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class Administrator:
                 await _stream(bus, f"KV_{bucket}", _bucket(bucket), made)
         for service, consumers in self.plan.consumers.items():
             async with self._as(nats.admin(service)) as bus:
-                await _stream(bus, service, {"subjects": [f"event.{service}.>"]}, made)
+                made.streams[service] = await _stream(bus, service, {"subjects": [f"event.{service}.>"]}, made)
                 if service == AUTH:
                     await _stream(bus, nats.KEYS, {"subjects": ["keys.>"], "max_msgs_per_subject": 1}, made)
                 await _durables(bus, service, consumers, made)
@@ -202,15 +206,17 @@ def _bucket(name: str) -> dict[str, Any]:
     return {"subjects": [f"$KV.{name}.>"], "max_msgs_per_subject": 1, "allow_rollup_hdrs": True}
 
 
-async def _stream(bus: JetStreamBus, name: str, own: Mapping[str, Any], made: Made) -> None:
+async def _stream(bus: JetStreamBus, name: str, own: Mapping[str, Any], made: Made) -> str:
+    """The stream as it should be, and when it was made."""
     wanted = {"name": name, **_STREAM, **own}
     found = await _ask(bus, f"STREAM.INFO.{name}")
     if found is None:
-        await _ask(bus, f"STREAM.CREATE.{name}", wanted)
+        found = await _ask(bus, f"STREAM.CREATE.{name}", wanted) or {}
         made.changes.append(f"stream {name} made")
     elif any(found["config"].get(key) != value for key, value in wanted.items()):
         await _ask(bus, f"STREAM.UPDATE.{name}", {**found["config"], **wanted})
         made.changes.append(f"stream {name} changed")
+    return str(found["created"])
 
 
 async def _durables(bus: JetStreamBus, stream: str, consumers: Mapping[str, BusSource], made: Made) -> None:
