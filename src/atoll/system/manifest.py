@@ -196,16 +196,17 @@ _NAME = _matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _
 _DAY_S = 86_400
 
 _GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME})
-_ACCOUNT = _Table({"password": _text, "secret": _text, "scopes": _scopes})
+_USER = _Table({"password": _text, "scopes": _scopes})
+_CLIENT = _Table({"secret": _text, "scopes": _scopes})
 _AUTH = _Table(
     {
         "access_token_lifetime_s": _whole(1, _DAY_S),
         "refresh_token_lifetime_s": _whole(1, 3650 * _DAY_S),
-        "database": _one_of("sqlite", "postgresql", "mongodb"),
+        "database": _one_of("sqlite", "postgresql"),
         "database_url": _secret,
         "default_scopes": _scopes,
-        "users": _Table(named=_ACCOUNT),
-        "clients": _Table(named=_ACCOUNT),
+        "users": _Table(named=_USER),
+        "clients": _Table(named=_CLIENT),
     }
 )
 _SERVICE = _Table(
