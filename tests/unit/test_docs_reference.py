@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from atoll.auth.configuration import variable_for
+from atoll.gateway import controller
+from atoll.service.environment import Environment
 from atoll.system import manifest
 from tests.support.pages import DOCS, blocks, names, rows
+from tests.support.system import ROOT
 
 REFERENCE = DOCS / "reference"
+SOURCES = sorted((ROOT / "src" / "atoll").rglob("*.py"))
 
 
 # the manifest
@@ -63,3 +70,51 @@ def test_the_manifest_that_is_shown_can_be_read_and_reserved_names_are_listed() 
     assert [spec.name for spec in manifest.parse(shown.text, Path("atoll.toml")).services] == ["catalog", "orders", "legacy"]
     (reserved,) = [line for line in page.read_text("utf-8").splitlines() if line.endswith("are taken.")]
     assert set(names(reserved)) - {"-"} == manifest.RESERVED
+
+
+# environment variables
+
+
+class Asked(dict[str, str]):
+    """Variables that remember which of them were asked for."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+def variables(heading: str = "") -> set[str]:
+    return {name for row in rows(REFERENCE / "environment.md", heading) for name in names(row[0])}
+
+
+def test_the_page_has_the_variables_of_a_service() -> None:
+    asked = Asked({"ATOLL_SERVICE": "orders", "ATOLL_LISTEN": "127.0.0.1:2100"})
+    Environment.read(asked)
+    assert variables("## A service") == asked.names
+    assert required("## A service") == {"ATOLL_SERVICE", "ATOLL_LISTEN"}
+
+
+def test_the_page_has_the_variables_of_the_gateways_controller() -> None:
+    asked = Asked(dict.fromkeys(variables("## The gateway's controller"), "1:1") | {"ATOLL_GATEWAY_PORT": "8080"})
+    controller.Environment.read(asked)
+    assert variables("## The gateway's controller") == asked.names
+    assert required("## The gateway's controller") == asked.names - {"ATOLL_GATEWAY_HOST"}
+
+
+def test_the_page_has_every_variable_that_the_code_names() -> None:
+    found = {name for file in SOURCES for name in re.findall(r"ATOLL_[A-Z]+(?:_[A-Z]+)*", file.read_text("utf-8"))}
+    assert {name for name in variables() if name.startswith("ATOLL_")} == found
+    assert {"AUTH_USER_<NAME>_PASSWORD", "AUTH_CLIENT_<NAME>_SECRET"} <= variables("## Auth")
+    assert variable_for("user", "ada") == "AUTH_USER_ADA_PASSWORD"
+
+
+def required(heading: str) -> set[str]:
+    return {names(row[0])[0] for row in rows(REFERENCE / "environment.md", heading) if row[1] == "yes"}
