@@ -117,10 +117,6 @@ class BusHost:
         finally:
             await bus.close()
 
-    async def purge(self) -> None:
-        """Deletes events that every consumer has acknowledged and that are older than inboxes remember."""
-        await self._administrator().purge(BUDGETS.inbox_kept_s)
-
     async def lag(self) -> dict[str, int]:
         """Events that consumers have not acknowledged yet, by `source → consumer`, where there are any."""
         found: dict[str, int] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.errors import SystemMistake
-from atoll.host.guard import die_with_host
+from atoll.host.guard import wish
 from atoll.host.processes import AUTH, auth_kind, auth_service, passed
 from atoll.system.contract import Contract
 from atoll.system.files import load_contract
@@ -92,6 +92,7 @@ class Deriver:
 
     async def _describe(self, spec: ServiceSpec) -> dict[str, object]:
         child = await asyncio.create_subprocess_exec(
+            *wish().prefix,
             *self._argv(spec),
             cwd=spec.folder,
             env=self._environment(spec),
@@ -99,7 +100,7 @@ class Deriver:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=die_with_host(),
+            preexec_fn=wish().between,
         )
         try:
             out, err = await asyncio.wait_for(child.communicate(), _TIMEOUT_S)

@@ -46,6 +46,7 @@ __all__ = ["Host", "Report", "run"]
 _TIDY_EVERY_S = 3600.0
 _CONFIRM_S = 10.0
 _SETTLE_S = 60.0
+_RECORD_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Host:
         self.started = start_time(os.getpid())
         self.stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._recording: asyncio.TimerHandle | None = None
         self._opening: dict[str, asyncio.Task[None]] = {}
         self.bus = BusHost(self.machine)
         self.gateway = GatewayHost(self.machine)
@@ -239,6 +241,8 @@ class Host:
         for kinds in (("gateway",), ("client", "service", "auth"), ("simulator", "database", "bus")):
             names = [name for name, kind in children.items() if kind in kinds]
             await self.supervisor.stop_all(names, hurry="service" in kinds)
+        if self._recording is not None:
+            self._recording.cancel()
         self.layout.state.unlink(missing_ok=True)
 
     def _is_mute(self, service: str) -> bool:
@@ -277,7 +281,14 @@ class Host:
     # commands
 
     async def obey(self, request: dict[str, Any], say: Callable[[str], None]) -> Any:
-        """One request of a command. Raises AtollError."""
+        """One request of a command; what it changed is recorded when this returns. Raises AtollError."""
+        try:
+            return await self._obey(request, say)
+        finally:
+            if not self.stopping.is_set():
+                self._record()
+
+    async def _obey(self, request: dict[str, Any], say: Callable[[str], None]) -> Any:
         match request.get("do"):
             case "ps":
                 return state.shown(self.snapshot())
@@ -391,7 +402,15 @@ class Host:
             ready=self.ready,
         )
 
+    def changed(self) -> None:
+        """Something is to be recorded: soon, because replacing a file may wait for the disk and changes come in swarms."""
+        if self._recording is None:
+            self._recording = asyncio.get_running_loop().call_later(_RECORD_S, self._record)
+
     def _record(self) -> None:
+        if self._recording is not None:
+            self._recording.cancel()
+            self._recording = None
         state.write(self.layout.state, self.snapshot())
 
     def summary(self) -> dict[str, Any]:
@@ -403,7 +422,7 @@ class Host:
             "examples": [
                 {"path": one.path, "public": one.public, "scope": one.scope}
                 for name, contract in self.contracts.items()
-                if name != AUTH
+                if self.spec(name).kind == "service" and name != AUTH
                 for one in contract.operations
                 if one.method == "GET" and "{" not in one.path and not one.streaming
             ],
@@ -470,7 +489,7 @@ def run(folder: Path, options: Options, report: Report) -> None:
 async def _serve(system: Any, layout: Layout, ports: Ports, rest: tuple[Options, Report, Reaper]) -> None:
     options, report, reaper = rest
     hosts: list[Host] = []
-    supervisor = Supervisor(reaper, report.say, lambda: hosts[0]._record() if hosts else None)
+    supervisor = Supervisor(reaper, report.say, lambda: hosts[0].changed() if hosts else None)
     variables: Mapping[str, str] = processes.host_variables()
     machine = Machine(
         system=system,

@@ -12,6 +12,7 @@ from atoll.host.processes import ProcessSpec
 __all__ = ["answering", "healthy", "probe", "until_ready"]
 
 _PAUSE_S = 0.005
+_UNREADY_S = 0.02  # a process that says "not yet" is busy starting: don't add to that
 _REQUEST = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
@@ -48,7 +49,7 @@ async def healthy(port: int) -> None:
     while True:
         if await _status(port) == 200:
             return
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_UNREADY_S)
 
 
 async def _status(port: int) -> int:

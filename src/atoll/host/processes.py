@@ -44,8 +44,6 @@ _PASSED = (
     "NO_COLOR",
     "ATOLL_FAULTS",
 )
-# What tests of a whole system tell every service.
-_FOR_SERVICES = ("ATOLL_FAULTS",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,6 @@ def service_environment(system: System, spec: ServiceSpec, contract: Contract, s
     """Everything one replica is told. Raises SystemMistake when a setting names what there is not."""
     environment = {
         **passed(known.variables),
-        **{name: known.variables[name] for name in _FOR_SERVICES if name in known.variables},
         **_own_variables(contract, known.variables),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

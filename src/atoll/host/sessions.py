@@ -11,7 +11,6 @@ import platform
 import signal
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 
 __all__ = ["kill_sessions", "members", "start_time"]
 
@@ -58,10 +57,11 @@ def _pids() -> list[int]:
 def _stat(pid: int) -> list[str]:
     """Fields 3 and on of /proc/PID/stat: state, ppid, pgrp, session, …, starttime at [19]. Empty when it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # hundreds are read in a row
+            text = file.read()
     except OSError:
         return []
-    return text[text.rindex(")") + 2 :].split()
+    return text[text.rindex(b")") + 2 :].decode("ascii", "replace").split()
 
 
 def _ps() -> list[tuple[int, int, str]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import EngineOutage
-from atoll.host.guard import Reaper, die_with_host
+from atoll.host.guard import Reaper, wish
 from atoll.host.ports import bind
 from atoll.host.processes import ProcessSpec
 from atoll.host.sessions import Session, kill_sessions, start_time
@@ -68,7 +68,7 @@ class Supervisor:
         self._reaper = reaper
         self._say = say
         self._changed = changed
-        self._wish = die_with_host()
+        self._wish = wish()
 
     def watch(self) -> None:
         """Learn of ended processes by signal. Call once, with the loop running on the main thread."""
@@ -83,8 +83,13 @@ class Supervisor:
         self.children[spec.name] = child
         child.task = asyncio.create_task(self._keep(child, probe, patient), name=spec.name)
         waiting = asyncio.create_task(child.ready.wait())
-        await asyncio.wait({waiting, child.task}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait({waiting, child.task}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.stop(spec.name, hurry=True)
+            raise
+        finally:
+            waiting.cancel()
         if child.task.done() and not child.ready.is_set():
             del self.children[spec.name]
             child.task.result()
@@ -185,7 +190,7 @@ class Supervisor:
         user: dict[str, Any] = {} if spec.user is None else {"user": spec.user, "group": spec.group, "extra_groups": []}
         try:
             return subprocess.Popen(
-                spec.argv,
+                [*self._wish.prefix, *spec.argv],
                 cwd=spec.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -193,7 +198,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 pass_fds=(listener.fileno(),) if listener else (),
                 start_new_session=True,
-                preexec_fn=self._wish,  # one thread, and nothing but two system calls
+                preexec_fn=self._wish.between,  # one thread, and nothing but two system calls
                 **user,
             )
         except OSError as error:
