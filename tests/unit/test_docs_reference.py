@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from atoll import errors
 from atoll.auth.configuration import variable_for
+from atoll.auth.passwords import Passwords
+from atoll.bus.ports import MAX_PAYLOAD_BYTES
+from atoll.database import postgresql
+from atoll.database.sqlite_writer import HOLD_S
+from atoll.delivery.handling import Patience
 from atoll.gateway import controller
+from atoll.gateway.ir import Listener
+from atoll.gateway.xds import local_reply
+from atoll.host import supervise
 from atoll.service.environment import Environment
-from atoll.system import manifest
+from atoll.service.operations import BODY_LIMIT_BYTES
+from atoll.service.validation import MAX_FAULTS
+from atoll.system import manifest, plan
+from atoll.system.budgets import BUDGETS
+from atoll.tokens.verify import MAX_TOKEN_BYTES, Verifier
 from tests.support.pages import DOCS, blocks, names, rows
 from tests.support.system import ROOT
 
@@ -118,3 +133,86 @@ def test_the_page_has_every_variable_that_the_code_names() -> None:
 
 def required(heading: str) -> set[str]:
     return {names(row[0])[0] for row in rows(REFERENCE / "environment.md", heading) if row[1] == "yes"}
+
+
+# limits
+
+
+def test_the_page_has_every_budget_with_its_value() -> None:
+    shown = {names(row[0])[0]: row[1].removesuffix(" s") for row in rows(REFERENCE / "limits.md", "## Time budgets")}
+    assert shown == {name: f"{value:g}" for name, value in asdict(BUDGETS).items()}
+
+
+def test_the_page_has_the_pauses_between_tries() -> None:
+    patience = Patience()
+    *first, last = [f"{pause_s:g}" for pause_s in patience.after_failure_s]
+    least, most = patience.after_outage_s[0], patience.after_outage_s[-1]
+    text = (REFERENCE / "limits.md").read_text("utf-8")
+    assert f"Between the tries of a failing event {', '.join(first)} and {last} s pass" in text
+    assert f"while something outside is out {least:g} to {most:g} s" in text
+
+
+def test_the_page_has_the_sizes() -> None:
+    shown = [row[1] for row in rows(REFERENCE / "limits.md", "## Sizes")]
+    assert shown == [
+        f"{BODY_LIMIT_BYTES} bytes",
+        f"{MAX_PAYLOAD_BYTES} bytes",
+        f"{MAX_FAULTS}",
+        f"{MAX_TOKEN_BYTES} bytes",
+        f"{default(Verifier, 'capacity')}",
+        f"{default(Passwords, 'waiting_max')}",
+        f"{postgresql._WRITERS} that write, {postgresql._READERS} that read",
+        f"{HOLD_S:g} s",
+        f"{supervise._LOG_LIMIT_BYTES} bytes",
+        "40, 80 characters",
+    ]
+    assert Listener("", 0).body_limit_bytes == BODY_LIMIT_BYTES
+    assert "{0,39}" in plan._NAME.pattern
+    assert "{0,79}" in plan._EVENT.pattern
+
+
+def default(cls: type[Any], parameter: str) -> Any:
+    return inspect.signature(cls).parameters[parameter].default
+
+
+# errors
+
+
+def codes(heading: str) -> dict[str, str]:
+    """The status that is shown, by code."""
+    return {names(row[0])[0]: row[1] for row in rows(REFERENCE / "errors.md", heading)}
+
+
+def kinds(root: type[errors.AtollError] = errors.AtollError) -> Iterator[type[errors.AtollError]]:
+    for cls in root.__subclasses__():
+        yield cls
+        yield from kinds(cls)
+
+
+def named(pattern: str, *rooms: str) -> set[str]:
+    """What a pattern finds in the sources of some rooms."""
+    files = [file for file in SOURCES if file.relative_to(ROOT / "src" / "atoll").parts[0] in rooms]
+    return {code for file in files for code in re.findall(pattern, file.read_text("utf-8"))}
+
+
+def test_the_page_has_every_error_class_of_atoll_with_code_and_status() -> None:
+    modules = {errors.__name__, atoll.mongodb.WriteConflict.__module__}
+    own = {cls.code: str(cls.status) for cls in kinds() if cls.__module__ in modules}
+    assert codes("## Raised by a service") == {code: status for code, status in own.items() if code != "system"}
+    for row in rows(REFERENCE / "errors.md", "## Raised by a service"):
+        (name,) = names(row[2])
+        assert name.removeprefix("atoll.mongodb.") in {cls.__name__ for cls in kinds()}
+
+
+def test_the_page_has_every_code_of_the_runtime() -> None:
+    said = named(r'(?:Problem|Refused|TokenRefused)\(\s*(?:\d+,\s*)?"([a-z_]+)"', "service", "tokens")
+    said |= named(r'^    code = "([a-z_]+)"$', "service") | named(r'return TokenRefused\(\s*"([a-z_]+)"', "tokens")
+    said |= {"internal", "token_missing"}
+    assert set(codes("## Answered by a service's runtime")) == said - {"not_found", "sold_out"}
+
+
+def test_the_page_has_every_code_of_auth_and_of_the_gateway() -> None:
+    auth = {cls.code: str(cls.status) for cls in kinds() if cls.__module__.startswith("atoll.auth.")}
+    assert codes("## Answered by auth") == auth
+    gateway = {one.code: str(one.answer or one.status) for one in local_reply.PROBLEMS}
+    assert codes("## Answered by the gateway") == gateway | {local_reply._ANY.code: "any"}
