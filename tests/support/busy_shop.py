@@ -68,8 +68,8 @@ class BusyShop:
         return Ask("POST", "/orders", 201, {"lines": lines, "payment_method": card})
 
     def shopping(self) -> Ask:
-        """An order, or a look at one's orders."""
-        return self.order() if self._random.random() < 0.5 else Ask("GET", "/orders?limit=5")
+        """An order, or a look at one's orders: orders take more time to settle than to place."""
+        return self.order() if self._random.random() < 0.3 else Ask("GET", "/orders?limit=5")
 
     @contextmanager
     def customers(self) -> Iterator[Answers]:

@@ -13,7 +13,7 @@ import httpx
 
 __all__ = ["Answer", "Answers", "Ask", "load"]
 
-_PAUSE_S = 0.02
+_PAUSE_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)
