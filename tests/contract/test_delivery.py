@@ -15,7 +15,7 @@ from atoll.database.ports import Database, LeaseLost, OutboxRow
 from atoll.delivery import dead_letters, envelope
 from atoll.delivery.handling import Delivery, Handler, Patience
 from atoll.delivery.loops import Loops, Station
-from atoll.errors import Outage
+from atoll.errors import DatabaseOutage, Outage
 from tests.support.kinds import Kind
 from tests.support.waiting import until
 
@@ -190,6 +190,18 @@ async def test_an_event_that_kills_its_process_becomes_a_dead_letter(world: Worl
 
     assert dead.id == id
     assert "died" in dead.error
+
+
+async def test_an_outage_of_the_own_database_is_nobodys_attempt(world: World) -> None:
+    left = [DatabaseOutage("a conflict")] * 8
+    world.fail = lambda event: left.pop() if left else None
+    await world.send(world.event("k", 1))
+    assert await world.database.journal.take_lease("orders", "somebody-else", 0.01)  # and died: events are tried carefully
+    async with world.running():
+        assert await world.settled(1) == [("k", 1)]
+
+    assert await world.database.journal.parked() == []
+    assert {delivery.attempt for delivery in world.deliveries} == {1}
 
 
 async def test_a_holder_that_was_paused_commits_nothing_after_another_took_over(world: World) -> None:

@@ -8,11 +8,12 @@ is parked with its exception and later events of its key queue behind it, while 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,6 +74,8 @@ class Consumer:
         self._parked_keys: set[str] = set()
         self._due_at: float | None = None
         self._outages: dict[str, int] = {}
+        self._excused: dict[str, int] = {}
+        self._last_epoch: int | None = None
         self._stopping = asyncio.Event()
         self._pulling: asyncio.Task[Any] | None = None
 
@@ -107,7 +110,7 @@ class Consumer:
             self._pulling = None
 
     async def _consume(self, lease: Lease) -> None:
-        careful = 0 if lease.released else BUDGETS.batch_events
+        careful = BUDGETS.batch_events if self._somebody_died(lease) else 0
         lease = await self._take_position(lease)
         await self._look_at_parked()
         looked_at = time.monotonic()
@@ -125,6 +128,12 @@ class Consumer:
             else:
                 lease = await self._batches(lease, self._open(events))
             self._source.acknowledge(lease.sequence)
+
+    def _somebody_died(self, lease: Lease) -> bool:
+        """Whether the last holder may have gone with events in hand. This process itself, after an outage, has not."""
+        own = self._last_epoch is not None and lease.epoch == self._last_epoch + 1
+        self._last_epoch = lease.epoch
+        return not lease.released and not own
 
     async def _take_position(self, lease: Lease) -> Lease:
         """The bus stands behind the cursor afterwards. A wiped or restored stream is read from its start: the inbox knows."""
@@ -173,14 +182,28 @@ class Consumer:
         seen = await self._seen_before([event.envelope.id for event in events])
         for event in events:
             if event.envelope.type in self._handlers and not self._queues(event) and event.envelope.id not in seen:
-                attempt = await self._journal.begin_attempt(self._name, event.envelope.id)
-                event = replace(event, attempts=attempt - 1)
-                if attempt > self._patience.attempts:
-                    lease = await self._park(lease, event, _died(attempt - 1))
+                event = replace(event, attempts=await self._begin_attempt(event.envelope.id))
+                if event.attempts >= self._patience.attempts:
+                    lease = await self._park(lease, event, _died(event.attempts))
                     continue
-            lease, _ = await self._try_batch(lease, [event], 0, 1)
+            with self._excusing_outages(event.envelope.id):
+                lease, _ = await self._try_batch(lease, [event], 0, 1)
             self._leases.moved(lease)
         return lease
+
+    async def _begin_attempt(self, id: str) -> int:
+        """How many tries before this one ended with the process."""
+        return await self._journal.begin_attempt(self._name, id) - 1 - self._excused.get(id, 0)
+
+    @contextlib.contextmanager
+    def _excusing_outages(self, id: str) -> Iterator[None]:
+        """A try that the database broke off was begun, but it is nobody's fault and never counts."""
+        try:
+            yield
+        except (DatabaseOutage, LeaseLost):
+            self._excused[id] = self._excused.get(id, 0) + 1
+            raise
+        self._excused.pop(id, None)
 
     def _alone(self, event: _Event) -> bool:
         handler = self._handlers.get(event.envelope.type)
@@ -314,16 +337,16 @@ class Consumer:
         return lease
 
     async def _retry(self, lease: Lease, parked: Parked) -> Lease:
-        started = await self._journal.begin_attempt(self._name, parked.id)
-        attempts = parked.attempts + started - 1
+        attempts = parked.attempts + await self._begin_attempt(parked.id)
         event = _Event(decode(parked.headers), parked.headers, parked.body, parked.sequence, attempts)
         if attempts >= self._patience.attempts:
             return await self._park(lease, event, _died(attempts))
-        try:
-            lease = await self._commit_retry(lease, event)
-            self._outages.pop(parked.id, None)
-        except _Failed as failed:
-            lease = await self._park(lease, event, failed.error)
+        with self._excusing_outages(parked.id):
+            try:
+                lease = await self._commit_retry(lease, event)
+                self._outages.pop(parked.id, None)
+            except _Failed as failed:
+                lease = await self._park(lease, event, failed.error)
         return lease
 
     async def _commit_retry(self, lease: Lease, event: _Event) -> Lease:
