@@ -78,6 +78,7 @@ class Host:
     urls: dict[str, str] = field(default_factory=dict)
     down: dict[str, str] = field(default_factory=dict)
     lent: dict[str, Lent] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
     ready: bool = False
 
     def __post_init__(self) -> None:
@@ -144,6 +145,7 @@ class Host:
         started += [self._go(self._start_service(spec)) for spec in self._own_services()]
         await _all(started)
         await self._settle()
+        self.engines = {"nats": self.bus.version(), "envoy": self.gateway.version(), **self.databases.versions}
         self.ready = True
         self._record()
 
@@ -389,7 +391,6 @@ class Host:
 
     def snapshot(self) -> state.HostState:
         children = self.supervisor.children.values()
-        engines = {"nats": "", "envoy": "", **self.databases.versions} if self.ready else {}
         return state.HostState(
             system=self.system.name,
             url=self.system.gateway.url,
@@ -397,7 +398,7 @@ class Host:
             started=self.started,
             reaper=(self.reaper.pid, self.reaper.started),
             processes=tuple(map(_process_state, children)),
-            engines=engines,
+            engines=dict(self.engines),
             down=dict(self.down),
             ready=self.ready,
         )
@@ -417,7 +418,6 @@ class Host:
         """What `up` tells a person; see cli.up."""
         return {
             **state.shown(self.snapshot()),
-            "engines": {"nats": self.bus.version(), "envoy": self.gateway.version(), **self.databases.versions},
             "routes": {name: self.spec(name).prefix for name, one in self.contracts.items() if one.operations},
             "examples": [
                 {"path": one.path, "public": one.public, "scope": one.scope}

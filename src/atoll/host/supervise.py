@@ -198,6 +198,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 pass_fds=(listener.fileno(),) if listener else (),
                 start_new_session=True,
+                umask=0o077 if spec.user is None else -1,  # databases and logs are nobody else's to read
                 preexec_fn=self._wish.between,  # one thread, and nothing but two system calls
                 **user,
             )
@@ -261,7 +262,7 @@ def _open_log(path: Path) -> Any:
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _LOG_LIMIT_BYTES:
             os.replace(path, path.with_suffix(".log.1"))
-    return open(path, "ab")  # the caller closes it
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))  # the caller closes it
 
 
 def log_tail(path: Path, offset: int = 0, lines: int = 12) -> list[str]:
