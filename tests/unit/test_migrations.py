@@ -94,3 +94,10 @@ def test_a_failure_names_file_line_and_consequence(tmp_path: Path) -> None:
 def test_atolls_own_tables_come_as_migrations_too(kind: str) -> None:
     assert [one.number for one in packaged(kind)] == list(range(1, len(packaged(kind)) + 1))
     assert "outbox" in packaged(kind)[0].text
+
+
+def test_an_empty_migration_is_refused_because_it_could_never_be_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "0001_orders.sql").write_text("-- what this changes\n/* nothing\nyet */ ;\n")
+
+    with pytest.raises(SystemMistake, match=r"0001_orders.sql holds no statement"):
+        pending(read(tmp_path), {})

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,8 +59,13 @@ def upgrade(folder: Path, url: str) -> list[str]:
 
 def revise(folder: Path, url: str, message: str) -> Path:
     """Writes a new revision: the difference between the database and the metadata. Blocks: call it in a thread."""
+    import alembic
     from alembic import command
 
+    template = folder / "script.py.mako"
+    if not template.exists():  # what `alembic init` would have put there
+        shutil.copyfile(Path(alembic.__file__).parent / "templates" / "generic" / template.name, template)
+    (folder / "versions").mkdir(exist_ok=True)
     script = command.revision(_config(folder, url), message, autogenerate=True)
     assert script is not None
     assert not isinstance(script, list)

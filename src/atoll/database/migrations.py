@@ -26,6 +26,7 @@ ATOLL = "atoll"
 SERVICE = "service"
 
 _NAME = re.compile(r"(\d{4})_([a-z0-9_]+)")
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _OUTSIDE = re.compile(r"--\s*atoll:\s*no transaction\s*$", re.MULTILINE)
 
 
@@ -74,11 +75,14 @@ def read(folder: Path | None, suffix: str = ".sql") -> list[Migration]:
 
 
 def pending(files: Sequence[Migration], applied: Mapping[int, Applied]) -> list[Migration]:
-    """Those still to run, in order. Raises SystemMistake when one that was applied is missing or was edited."""
+    """Those still to run, in order. Raises SystemMistake: one that was applied is missing or edited, one to run is empty."""
     for number, record in sorted(applied.items()):
         if number <= len(files):
             _check_unchanged(files[number - 1], record)
-    return [file for file in files if file.number not in applied or not applied[file.number].finished]
+    waiting = [file for file in files if file.number not in applied or not applied[file.number].finished]
+    for file in waiting:
+        _check_says_something(file)
+    return waiting
 
 
 def failed(migration: Migration, error: Exception, line: int | None = None) -> SystemMistake:
@@ -122,6 +126,14 @@ def _check_number(expected: int, migration: Migration, previous: Migration | Non
             f"migration {migration.name} leaves a gap: number {expected:04} is missing",
             where=str(migration.path),
             hint="numbers start at 0001 and have no gaps; restore the missing file or rename this one",
+        )
+
+
+def _check_says_something(file: Migration) -> None:
+    """An empty one would count as applied, and could never be filled in."""
+    if file.path.suffix == ".sql" and not _COMMENT.sub("", file.text).strip(" \n\t;"):
+        raise SystemMistake(
+            f"migration {file.name} holds no statement", where=str(file.path), hint="write it, or remove the file"
         )
 
 
