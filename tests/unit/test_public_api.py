@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import sys
 import pytest
 
 import atoll
+from atoll.testing import UnderTest
+from tests.support.pages import DOCS, names, rows
 
 NAMES = {
     "atoll": """
@@ -21,6 +24,32 @@ NAMES = {
     "atoll.sqlite": "Database Transaction",
     "atoll.testing": "UnderTest under_test",
 }
+
+
+@pytest.mark.parametrize("module", sorted(NAMES))
+def test_the_page_of_the_public_api_has_exactly_these(module: str) -> None:
+    shown = [names(row[0])[0] for row in rows(DOCS / "reference" / "public-api.md", f"## `{module}`")]
+
+    assert sorted(shown) == NAMES[module].split()
+
+
+def test_the_page_names_what_a_router_and_a_service_under_test_can_do() -> None:
+    shown = {names(row[0])[0]: set(names(row[1])) for row in rows(DOCS / "reference" / "public-api.md")}
+
+    methods = {name for name in vars(atoll.Router) if not name.startswith("_")} - {"include"}
+    assert methods <= shown["Router"]
+    assert {name for name in vars(UnderTest) if not name.startswith("_")} <= shown["UnderTest"]
+    for module in ("atoll.postgresql", "atoll.mongodb"):
+        methods = {name for name in vars(importlib.import_module(module).Transaction) if not name.startswith("_")}
+        assert methods <= {name.partition("(")[0] for name in transaction(module)}
+    assert {field.name for field in dataclasses.fields(atoll.Principal)} == shown["Principal"]
+    assert {field.name for field in dataclasses.fields(atoll.Delivery)} == shown["Delivery"]
+
+
+def transaction(module: str) -> list[str]:
+    """What the page says that a transaction can do."""
+    (found,) = [row for row in rows(DOCS / "reference" / "public-api.md", f"## `{module}`") if row[0] == "`Transaction`"]
+    return names(found[1])
 
 
 @pytest.mark.parametrize("module", sorted(NAMES))
