@@ -11,11 +11,13 @@ from typing import Any
 
 from atoll.errors import SystemMistake
 from atoll.system.contract import Contract
+from atoll.system.differences import differences
 from atoll.system.manifest import ServiceSpec, System, parse
 
 __all__ = ["Difference", "accept", "accepted", "compare", "contract_path", "find", "read"]
 
 MANIFEST = "atoll.toml"
+_NAMED = 6  # changes of one contract; more would not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,12 @@ class Difference:
     derived: Contract
 
     def __str__(self) -> str:
-        what = "has no accepted contract yet" if self.accepted is None else "differs from its accepted contract"
-        return f"{self.service} {what}: see it with `git diff`, take it with `atoll contract accept {self.service}`"
+        take = f"`atoll contract accept {self.service}` takes it, for git to show and keep"
+        if self.accepted is None:
+            return f"{self.service} has no accepted contract yet; {take}"
+        changes = differences(self.accepted, self.derived)
+        rest = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+        return f"{self.service} differs from its accepted contract: {', '.join(changes[:_NAMED])}{rest}; {take}"
 
 
 def find(start: Path) -> Path:

@@ -1,0 +1,75 @@
+"""`up --reload`: what is edited takes effect, what can't run does not, and nobody else is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.load import Ask, load
+from tests.support.system import RunningSystem, running
+from tests.support.waiting import until_sync
+
+OWN_EVENTS = """
+
+echoes: list[str] = []
+
+
+@service.on("left.note_taken")
+async def echo(event: NoteTaken) -> None:
+    echoes.append(event.text)
+
+
+@service.get("/left/echoes", public=True)
+async def echoed() -> list[str]:
+    return echoes
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    with running("pair", tmp_path_factory.mktemp("reload") / "pair", "--reload") as pair:
+        yield pair
+
+
+def code_of(pair: RunningSystem, service: str) -> Path:
+    return pair.folder / "services" / service / service / "service.py"
+
+
+def pids(pair: RunningSystem) -> dict[str, int]:
+    return {name: process["pid"] for name, process in pair.processes().items()}
+
+
+def told(pair: RunningSystem) -> str:
+    return (pair.folder / ".atoll" / "logs" / "host.log").read_text()
+
+
+def test_a_service_that_subscribes_to_its_own_events_while_it_runs_hears_them(pair: RunningSystem) -> None:
+    before, code = pids(pair), code_of(pair, "left")
+    code.write_text(code.read_text() + OWN_EVENTS)
+    until_sync(lambda: "left is reloaded" in told(pair), 30)
+    with pair.client("ann") as http:
+        assert http.post("/left/notes", json={"text": "to myself"}).status_code == 201
+        until_sync(lambda: http.get("/left/echoes").json() == ["to myself"], 20)
+    after = pids(pair)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"left-1", "left-2"}
+
+
+def test_a_syntax_error_keeps_the_old_version_serving_until_it_is_mended(pair: RunningSystem) -> None:
+    before, code = pids(pair), code_of(pair, "middle")
+    good = code.read_text()
+    with load(pair.url, lambda: Ask("GET", "/middle/process"), {}, clients=1) as answers:
+        code.write_text(good.replace("async def process()", "async def process("))
+        until_sync(lambda: "middle is not reloaded" in told(pair), 30)
+        line = good.splitlines().index("async def process() -> dict[str, int]:") + 1
+        (report,) = [text for text in told(pair).splitlines() if "SyntaxError" in text]
+        assert f"{code}:{line}: middle.service can't be imported: SyntaxError: " in report
+        until_sync(answers.more(10))
+        assert pids(pair) == before
+        code.write_text(good.replace("async def process()", "async def renamed_process()"))
+        until_sync(lambda: "middle is reloaded" in told(pair), 30)
+        until_sync(answers.more(10))
+    assert answers.unexpected == []
+    after = pids(pair)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"middle-1", "middle-2"}
