@@ -22,8 +22,8 @@ __all__ = ["OUTBOX", "Relay"]
 
 OUTBOX = "outbox"
 _SWEEP_S = 0.25
-_LINGER_S = 0.002
-_BUSY_S = 0.004
+_LINGER_S = 0.005
+_BUSY_S = 0.010
 _STALE_AFTER_S = BUDGETS.inbox_kept_s
 
 _log = logging.getLogger("atoll.delivery")
