@@ -44,6 +44,8 @@ command = [
 ]
 contract = "contracts/legacy.json"
 
+[environments.production.bus]
+sync_always = true
 [environments.production.services.orders]
 replicas = 4
 database_url = { secret = "orders_database_url" }
@@ -85,6 +87,7 @@ def test_an_environment_changes_only_what_it_names() -> None:
     local, production = shop(), shop(environment="production")
     assert local.environments == ("production",)
     assert production.service("orders").replicas == 4
+    assert (local.bus.sync_always, production.bus.sync_always) == (False, True)
     assert production.service("orders").database_url == Secret("orders_database_url")
     assert production.service("orders").owner == "team-checkout"
     assert production.service("catalog") == local.service("catalog")
@@ -97,11 +100,12 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ("format = 1\n", 1, "`name` is missing", "name ="),
         ('format = 2\nname = "s"\n', 1, "format 2 is unknown", "format = 1"),
         ('format = 1\nname = "Shop"\n', 2, "lower-case", ""),
-        ('format = 1\nname = "s"\ncolour = 1\n', 3, "unknown key `colour`", "auth, environments, format, gateway"),
+        ('format = 1\nname = "s"\ncolour = 1\n', 3, "unknown key `colour`", "auth, bus, environments, format, gateway"),
         ('format = 1\nname = "s"\n[gateway]\nprt = 1\n', 4, "unknown key `prt` in [gateway]", "fallback, port, public_url"),
         ('format = 1\nname = "s"\n[gateway]\nport = "x"\n', 4, "whole number from 1 to 65535, not the text 'x'", ""),
         ('format = 1\nname = "s"\n[gateway]\nport = true\n', 4, "not true", ""),
         ('format = 1\nname = "s"\n[gateway]\nfallback = "x"\n', 4, "no service 'x'", "services here: none"),
+        ('format = 1\nname = "s"\n[bus]\nsync_always = 1\n', 4, "`sync_always` must be true or false, not 1", ""),
         ('format = 1\nname = "s"\n[services]\na = 1\n', 4, "must be a table", "[services.a]"),
         ('format = 1\nname = "s"\n[services.a]\n\nreplica = 2\n', 5, "unknown key `replica` in [services.a]", "replicas"),
         ('format = 1\nname = "s"\n[services.a]\nkind = "web"\n', 4, "one of 'service', 'client', 'simulator'", ""),
@@ -114,7 +118,7 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ('format = 1\nname = "s"\n[services.a]\nprefix = "/auth"\n', 4, "belongs to auth already", "another prefix"),
         ('format = 1\nname = "s"\n[services.a.settings]\nx = { y = 1 }\n', 4, "plain value", ""),
         ('format = 1\nname = "s"\n[environments.p.services.a]\n', 3, "no service 'a' to change", "[services.a]"),
-        ('format = 1\nname = "s"\n[environments.p]\nreplicas = 1\n', 4, "unknown key `replicas`", "auth, gateway, services"),
+        ('format = 1\nname = "s"\n[environments.p]\nreplicas = 1\n', 4, "unknown key `replicas`", "auth, bus, gateway"),
         ('format = 1\nname = "s\n', 2, "not TOML", "toml.io"),
     ],
 )

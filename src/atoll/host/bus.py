@@ -38,8 +38,9 @@ class BusHost:
 
     @property
     def server(self) -> nats.BusServer:
-        machine = self.machine
-        return nats.BusServer(machine.system.name, machine.ports.lease(NATS), machine.layout.data / NATS)
+        system, layout = self.machine.system, self.machine.layout
+        port = self.machine.ports.lease(NATS)
+        return nats.BusServer(system.name, port, layout.data / NATS, sync_always=system.bus.sync_always)
 
     def url(self, user: str) -> str:
         return self.server.url(user, self._password(user))

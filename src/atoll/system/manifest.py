@@ -16,7 +16,7 @@ from typing import Any, Literal
 from atoll.errors import SystemMistake
 from atoll.system.positions import Positions, scan, syntax_error_line
 
-__all__ = ["AuthSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
+__all__ = ["AuthSpec", "BusSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
 
 ServiceKind = Literal["service", "client", "simulator"]
 
@@ -56,6 +56,13 @@ class AuthSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BusSpec:
+    """The event bus. `sync_always`: what it has acknowledged survives a loss of power, at four times the cost."""
+
+    sync_always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """One [services.NAME] table. `folder`, `python` and `contract` are absolute; `where` is the table's file:line.
 
@@ -86,6 +93,7 @@ class System:
     gateway: GatewaySpec
     auth: AuthSpec
     services: tuple[ServiceSpec, ...]
+    bus: BusSpec = BusSpec()
     environment: str = ""
     environments: tuple[str, ...] = ()
 
@@ -145,6 +153,10 @@ def _whole(low: int, high: int) -> Check:
     return check
 
 
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else f"must be true or false, not {_shown(value)}"
+
+
 def _one_of(*choices: str) -> Check:
     def check(value: Any) -> str:
         return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}, not {_shown(value)}"
@@ -196,6 +208,7 @@ _NAME = _matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _
 _DAY_S = 86_400
 
 _GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME})
+_BUS = _Table({"sync_always": _flag})
 _USER = _Table({"password": _text, "scopes": _scopes})
 _CLIENT = _Table({"secret": _text, "scopes": _scopes})
 _AUTH = _Table(
@@ -222,7 +235,7 @@ _SERVICE = _Table(
         "settings": _Table(named=_setting),
     }
 )
-_OVERLAY = _Table({"gateway": _GATEWAY, "auth": _AUTH, "services": _Table(named=_SERVICE, names=_NAME)})
+_OVERLAY = _Table({"gateway": _GATEWAY, "auth": _AUTH, "bus": _BUS, "services": _Table(named=_SERVICE, names=_NAME)})
 _ROOT = _Table(
     {
         "format": _whole(1, 1),
@@ -285,6 +298,7 @@ class _Reader:
             gateway=GatewaySpec(**{**document.get("gateway", {}), **overlay.get("gateway", {})}),
             auth=_auth({**document.get("auth", {}), **overlay.get("auth", {})}),
             services=tuple(self.service(name, table) for name, table in services.items()),
+            bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
             environment=environment,
             environments=tuple(environments),
         )
