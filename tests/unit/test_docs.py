@@ -1,0 +1,95 @@
+"""All pages: what they link to, name and show exists and can be read."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from atoll.cli import commands
+from atoll.system.contract import Contract
+from atoll.system.manifest import parse
+from tests.support.pages import DOCS, blocks
+from tests.support.system import ROOT
+
+PAGES = sorted(DOCS.rglob("*.md"))
+NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
+TESTS = "\n".join(file.read_text("utf-8") for file in sorted((ROOT / "tests").rglob("test_*.py")))
+_FOLDERS = ("src/", "tests/", "docs/", "examples/", "benchmarks/")
+
+
+def prose(page: Path) -> str:
+    """Without blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    missing = [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_file_and_test_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"`([^`\n]+)`", prose(page))
+    files = [name.partition("::")[0] for name in named if name.startswith(_FOLDERS) and " " not in name]
+    assert [name for name in files if not (ROOT / name).exists()] == []
+    tests = [name.rpartition("::")[2] for name in named if re.fullmatch(r"(\S+::)?test_\w+", name)]
+    assert [name for name in tests if not re.search(rf"def {name}\(", TESTS)] == []
+
+
+def test_the_map_has_every_page() -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", (DOCS / "README.md").read_text("utf-8"))
+    assert sorted(links) == [name for name in NAMES if name != "README.md"]
+
+
+def shown(language: str) -> Iterator[tuple[str, str]]:
+    """Every block of a language, with the page it stands on."""
+    for page, name in zip(PAGES, NAMES, strict=True):
+        for block in blocks(page, language):
+            yield name, block.text
+
+
+def test_every_manifest_that_is_shown_can_be_read() -> None:
+    for name, text in shown("toml"):
+        if "[project]" in text:
+            continue
+        whole = text if text.startswith("format") else f'format = 1\nname = "shop"\n{text}'
+        if 'fallback = "legacy"' in text:
+            whole += "[services.legacy]\n"
+        assert parse(whole, Path(name)).name == "shop"
+
+
+def test_every_python_and_json_that_is_shown_can_be_read() -> None:
+    for name, text in shown("python"):
+        ast.parse(text, name)
+    for _name, text in shown("json"):
+        document = json.loads(text)
+        if "format" in document:
+            Contract.parse(document)
+
+
+def parse_command(command: click.Command, name: str, arguments: list[str], parent: click.Context | None = None) -> None:
+    """Fails for a command, an argument or an option that does not exist."""
+    context = command.make_context(name, arguments, parent)
+    if isinstance(command, click.Group):
+        first, *rest = [*context._protected_args, *context.args]
+        below = command.get_command(context, first)
+        assert below is not None, f"{name} has no {first}"
+        parse_command(below, first, rest, context)
+
+
+def test_every_command_that_is_shown_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mended.json").touch()
+    monkeypatch.chdir(tmp_path)
+    found = [line for _name, text in shown("sh") for line in text.splitlines() if line.startswith("atoll ")]
+    assert found
+    for line in found:
+        parse_command(commands.atoll, "atoll", shlex.split(line)[1:])
