@@ -157,7 +157,7 @@ async def test_statements_and_idle_transactions_have_time_limits(database: Datab
     async def slow() -> None:
         async with database.transaction() as tx:
             assert await tx.scalar("SHOW statement_timeout") == "5s"
-            assert await tx.scalar("SHOW idle_in_transaction_session_timeout") == "10s"
+            assert await tx.scalar("SHOW idle_in_transaction_session_timeout") == "8s"
             await tx.execute("SET LOCAL statement_timeout = 20")
             await tx.execute("SELECT pg_sleep(5)")
 

@@ -1,6 +1,6 @@
 """The one table of time budgets: each layer gives up before the one above it does, so that the cause is what is reported.
 
-gateway > handler > statement, and a transaction that sits idle is ended before it blocks others for long.
+gateway > handler > idle in transaction > statement: a transaction that waits for its client ends before the handler does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Budgets:
     gateway_s: float = 15.0
     handler_s: float = 10.0
     statement_s: float = 5.0
-    idle_in_transaction_s: float = 10.0
+    idle_in_transaction_s: float = 8.0
     publish_ack_s: float = 5.0
     batch_events: int = 256
     batch_s: float = 0.020
