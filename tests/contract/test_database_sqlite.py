@@ -257,3 +257,20 @@ def test_a_url_without_an_absolute_path_is_refused(url: str) -> None:
 
 def test_both_ways_to_write_an_absolute_path_are_understood() -> None:
     assert path_of("sqlite:///var/x%20y.sqlite") == path_of("sqlite:////var/x%20y.sqlite") == Path("/var/x y.sqlite")
+
+
+async def test_a_deferred_constraint_is_refused_because_handlers_share_commits(tmp_path: Path) -> None:
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "0001_lines.sql").write_text(
+        "CREATE TABLE a (id INTEGER PRIMARY KEY);\nCREATE TABLE b (a REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED);\n"
+    )
+    database = Database(f"sqlite://{tmp_path}/x.sqlite", encode)
+    await database.open()
+    try:
+        with pytest.raises(SystemMistake, match="checked at once") as caught:
+            await database.migrate(folder)
+    finally:
+        await database.close()
+
+    assert caught.value.where.endswith("0001_lines.sql:2")

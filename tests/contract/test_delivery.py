@@ -38,6 +38,7 @@ class World:
         self.sent = 0
         self.fail: Callable[[dict[str, Any]], Exception | None] = lambda event: None
         self.deliveries: list[Delivery] = []
+        self.spoils: str = ""
 
     def event(self, key: str, n: int) -> Message:
         row = encode({"key": key, "n": n})
@@ -50,6 +51,9 @@ class World:
         event = json.loads(body)
         self.deliveries.append(delivery)
         await self.kind.insert(tx, event["key"], event["n"])
+        if event["key"] == self.spoils:
+            with contextlib.suppress(Exception):  # what people do: PostgreSQL's transaction is lost all the same
+                await tx.fetch("SELECT 1 / 0")
         if (error := self.fail(event)) is not None:
             raise error
 
@@ -190,6 +194,45 @@ async def test_an_event_that_kills_its_process_becomes_a_dead_letter(world: Worl
 
     assert dead.id == id
     assert "died" in dead.error
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlalchemy"], indirect=True)
+async def test_a_handler_that_spoils_its_transaction_without_a_word_is_found_and_parked(world: World) -> None:
+    world.spoils = "spoiler"
+    good = [world.event(f"good-{n}", n) for n in range(5)]
+    await world.send(*good[:3], world.event("spoiler", 1), *good[3:])
+    async with world.running():
+        await until(_parked(world, "dead", 1))
+        effects = await world.settled(5)
+
+    assert effects == [(f"good-{n}", n) for n in range(5)]
+    [dead] = await world.database.journal.parked()
+    assert dead.key == "spoiler"
+
+
+async def test_a_loop_outlives_an_error_that_nobody_foresaw(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [RuntimeError("nobody foresaw this")] * 3
+    source = world.bus.source
+
+    class Odd:
+        """A source that fails in a way no port promises, then works."""
+
+        def __init__(self, stream: str, durable: str) -> None:
+            self._real, self.stream = source(stream, durable), stream
+
+        async def reset(self, sequence: int, timeout_s: float = 5.0) -> Any:
+            if left:
+                raise left.pop()
+            return await self._real.reset(sequence, timeout_s)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(world.bus, "source", Odd)
+    await world.send(world.event("a", 1))
+    async with world.running():
+        assert await world.settled(1) == [("a", 1)]
+    assert left == []
 
 
 async def test_an_outage_of_the_own_database_is_nobodys_attempt(world: World) -> None:

@@ -7,6 +7,7 @@ while the writer writes. `synchronous=FULL`: what was committed survives a loss 
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from atoll.errors import Bug, DatabaseOutage, SystemMistake
 
 __all__ = ["Database", "Transaction"]
 
+_DEFERRED = re.compile(r"\bINITIALLY\s+DEFERRED\b|\bdefer_foreign_keys\b", re.IGNORECASE)
 _FRESH, _HELD, _ENDED = range(3)
 _MIGRATIONS = """CREATE TABLE IF NOT EXISTS atoll_migration (
     owner TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, checksum TEXT NOT NULL,
@@ -302,6 +304,10 @@ def _applied(connection: sqlite3.Connection, owner: str) -> dict[int, migrations
 
 
 def _apply(connection: sqlite3.Connection, owner: str, migration: migrations.Migration) -> None:
+    if deferred := _DEFERRED.search(migration.text):
+        # Handlers share commits: one that breaks a deferred constraint would take the others' changes down with its own.
+        line = migration.text.count("\n", 0, deferred.start()) + 1
+        raise migrations.failed(migration, Bug("a constraint of a SQLite service is checked at once, not at the commit"), line)
     if not migration.transactional:
         _record(connection, owner, migration, finished=False)
         connection.execute("COMMIT")

@@ -260,7 +260,7 @@ class Writer:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            return DatabaseOutage(f"SQLite could not commit: {error}")
+            return outage(error) or error
         return None
 
     def _committed_with(self, error: Exception | None) -> None:

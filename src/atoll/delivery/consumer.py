@@ -13,23 +13,25 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.bus.ports import Interrupted, Received, Source
 from atoll.database.ports import Database, Lease, LeaseLost, Parked
+from atoll.delivery.complaints import Complaints
 from atoll.delivery.envelope import Envelope, decode
 from atoll.delivery.faults import FAULTS
 from atoll.delivery.handling import Delivery, Handlers, Patience
 from atoll.delivery.leases import Leases
-from atoll.errors import BusOutage, DatabaseOutage, Outage
+from atoll.errors import DatabaseOutage, Outage
 from atoll.system.budgets import BUDGETS
 
 __all__ = ["Consumer", "Work"]
 
 _log = logging.getLogger("atoll.delivery")
 _LOOK_AGAIN_S = 1.0
+_LONGEST_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,9 @@ class Work:
 
 
 class _Failed(Exception):
-    """Event number `index` of a batch failed; the batch was rolled back."""
+    """A batch was rolled back because of event number `index`; None when it failed as a whole, at its end."""
 
-    def __init__(self, index: int, error: Exception) -> None:
+    def __init__(self, index: int | None, error: Exception) -> None:
         super().__init__(index)
         self.index = index
         self.error = error
@@ -74,6 +76,7 @@ class Consumer:
         self._parked_keys: set[str] = set()
         self._due_at: float | None = None
         self._outages: dict[str, int] = {}
+        self._complaints = Complaints()
         self._excused: dict[str, int] = {}
         self._last_epoch: int | None = None
         self._stopping = asyncio.Event()
@@ -89,11 +92,11 @@ class Consumer:
                 self._leases.drop(self._name)
             except Interrupted:
                 pause_s = 0.02
-            except (BusOutage, DatabaseOutage) as outage:
+            except Exception as error:
                 self._leases.drop(self._name)
-                _log.debug("the consumer of %s waits: %s", self._name, outage)
+                self._complaints.about(f"the consumer of {self._name}", error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(1.0, pause_s * 2)
+                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
     def stop(self) -> None:
         """`run` ends after the batch in hand."""
@@ -216,34 +219,54 @@ class Consumer:
         return end
 
     async def _try_batch(self, lease: Lease, events: Sequence[_Event], start: int, end: int) -> tuple[Lease, int]:
-        """Commits events from `start`, as many as the time budget allows; a failing one ends its batch and is parked."""
+        """Commits events from `start`, as many as the time budget allows; a failing one ends its batch and is parked.
+
+        A batch that fails at its end does not say whose fault it is (a caught error, a deferred check): halve and see.
+        """
         try:
             return await self._commit_batch(lease, events, start, end)
         except _Failed as failed:
-            if failed.index > start:
-                return await self._try_batch(lease, events, start, failed.index)
+            good_until = start + (end - start) // 2 if failed.index is None else failed.index
+            if good_until > start:
+                return await self._try_batch(lease, events, start, good_until)
             return await self._park(lease, events[start], failed.error), start + 1
 
     async def _commit_batch(self, lease: Lease, events: Sequence[_Event], start: int, end: int) -> tuple[Lease, int]:
         alone = self._alone(events[start])
         ids = [event.envelope.id for event in events[start:end]]
         seen = await self._seen_before(ids) if alone else set[str]()
-        stop_at = time.monotonic() + BUDGETS.batch_s
-        async with self._database.transaction(patient=not alone) as tx:
+        async with self._transaction(patient=not alone) as tx:
             if not alone and FAULTS.inbox:
                 seen = await self._journal.seen(tx, ids)
-            handled: list[str] = []
-            index = start
-            while index < end and (index == start or time.monotonic() < stop_at):
-                event = events[index]
-                if event.envelope.id not in seen:
-                    await self._handle(tx, event, index)
-                    seen.add(event.envelope.id)
-                    handled.append(event.envelope.id)
-                index += 1
+            handled, index = await self._handle_until_late(tx, events[:end], start, seen)
             lease = await self._journal.advance(tx, lease, events[index - 1].sequence, handled if FAULTS.inbox else [])
         FAULTS.reached("consumer.committed")
         return lease, index
+
+    async def _handle_until_late(self, tx: Any, events: Sequence[_Event], start: int, seen: set[str]) -> tuple[list[str], int]:
+        """(ids handled, index after the last event looked at): at least one, then as many as the time budget allows."""
+        stop_at = time.monotonic() + BUDGETS.batch_s
+        handled: list[str] = []
+        index = start
+        while index < len(events) and (index == start or time.monotonic() < stop_at):
+            id = events[index].envelope.id
+            if id not in seen:
+                await self._handle(tx, events[index], index)
+                seen.add(id)
+                handled.append(id)
+            index += 1
+        return handled, index
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, *, patient: bool) -> AsyncIterator[Any]:
+        """One whose failure at its end is the failure of what was done in it."""
+        try:
+            async with self._database.transaction(patient=patient) as tx:
+                yield tx
+        except (_Failed, DatabaseOutage, LeaseLost):
+            raise
+        except Exception as error:
+            raise _Failed(None, error) from error
 
     async def _seen_before(self, ids: Sequence[str]) -> set[str]:
         """Outside the transaction: a handler with an effect outside must not hold it while it waits."""
@@ -350,7 +373,7 @@ class Consumer:
         return lease
 
     async def _commit_retry(self, lease: Lease, event: _Event) -> Lease:
-        async with self._database.transaction(patient=not self._alone(event)) as tx:
+        async with self._transaction(patient=not self._alone(event)) as tx:
             await self._handle(tx, event, 0, queue=False)
             await self._journal.unpark(tx, event.envelope.id)
             return await self._journal.advance(tx, lease, lease.sequence, [event.envelope.id])

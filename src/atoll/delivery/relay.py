@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 
 from atoll.bus.ports import Bus, Message, Received
 from atoll.database.ports import Journal, OutboxRow
+from atoll.delivery.complaints import Complaints
 from atoll.delivery.envelope import age_s
 from atoll.delivery.faults import FAULTS
 from atoll.delivery.leases import Leases
-from atoll.errors import BusOutage, DatabaseOutage
 from atoll.system.budgets import BUDGETS
 
 __all__ = ["OUTBOX", "Relay"]
@@ -51,17 +52,17 @@ class Relay:
     async def run(self) -> None:
         end = self._bus.subscribe(self._subject, self._on_wake)
         end_connected = self._bus.on_connected(self._woken.set)
-        pause_s = 0.05
+        pause_s, complaints = 0.05, Complaints()
         try:
             while True:
                 try:
                     await self._leases.take(OUTBOX)
                     await self._move_while_held()
                     pause_s = 0.05
-                except (BusOutage, DatabaseOutage) as outage:
+                except Exception as error:
                     self._leases.drop(OUTBOX)
-                    _log.debug("the relay waits: %s", outage)
-                    await asyncio.sleep(pause_s)
+                    complaints.about("the relay", error)
+                    await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                     pause_s = min(1.0, pause_s * 2)
         finally:
             end()

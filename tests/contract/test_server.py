@@ -1,0 +1,332 @@
+"""What the HTTP server promises, asked byte by byte: order, framing, limits, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httptools
+import pytest
+
+from atoll.service.server import Server
+from tests.support.waiting import until
+
+Ask = Callable[..., Awaitable[bytes]]
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Method, path and body of the request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    text = f"{scope['method']} {scope['path']} ".encode() + body
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
+    await send({"type": "http.response.body", "body": text})
+
+
+@asynccontextmanager
+async def serving(app: Any, **options: Any) -> AsyncIterator[tuple[Server, Any]]:
+    """The server, and what opens a connection to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        server = Server(app, **options)
+        await server.start(listener)
+        writers: list[asyncio.StreamWriter] = []
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(writer)
+            return reader, writer
+
+        try:
+            yield server, connect
+        finally:
+            await server.stop(1.0)
+            for writer in writers:
+                writer.close()
+
+
+class Answers:
+    """Reads answers as a strict parser does."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = b""
+        self._headers: dict[str, str] = {}
+        self.ready: list[tuple[int, dict[str, str], bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode()] = value.decode()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self.ready.append((self._parser.get_status_code(), self._headers, self._body))
+        self._headers, self._body = {}, b""
+
+    async def next(self) -> tuple[int, dict[str, str], bytes]:
+        while not self.ready:
+            data = await asyncio.wait_for(self._reader.read(65_536), 5)
+            assert data, "the connection ended before its answer"
+            self._parser.feed_data(data)
+        return self.ready.pop(0)
+
+
+async def test_a_connection_serves_one_request_after_the_other() -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        answers = Answers(reader)
+        for number in range(3):
+            writer.write(b"POST /a%%20b/%d?q=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi" % number)
+            status, headers, body = await answers.next()
+            assert (status, body) == (200, b"POST /a b/%d hi" % number)
+            assert headers["date"].endswith("GMT")
+            assert "connection" not in headers
+
+
+async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    gate = asyncio.Event()
+
+    async def slow_first(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/0":
+            await gate.wait()
+        await echo(scope, receive, send)
+
+    async with serving(slow_first) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"".join(b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n." % n for n in range(5)))
+        gate.set()
+        answers = Answers(reader)
+        assert [(await answers.next())[2] for _ in range(5)] == [b"POST /%d ." % n for n in range(5)]
+
+
+async def test_a_pipelined_body_that_comes_late_is_read() -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        answers = Answers(reader)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
+        assert (await answers.next())[2] == b"GET /a "
+        writer.write(b"late")
+        assert (await answers.next())[2] == b"POST /b late"
+
+
+async def test_a_chunked_body_arrives_whole_and_its_trailers_are_no_headers() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+        seen.append(dict(scope["headers"]))
+
+    async with serving(app) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        writer.write(b"2\r\nde\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+        assert (await Answers(reader).next())[2] == b"POST / abcde"
+        assert b"authorization" not in seen[0]
+
+
+async def test_a_large_body_is_taken_no_faster_than_it_is_read() -> None:
+    gate = asyncio.Event()
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await gate.wait()
+        await echo(scope, receive, send)
+
+    async with serving(waits) as (server, connect):
+        reader, writer = await connect()
+        size = 32_000_000
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+        writer.write(b"x" * size)
+        (connection,) = [one async for one in _connections(server)]
+        await until(lambda: connection.exchange is not None and connection.exchange._unread_bytes > 65_536, timeout_s=5)
+        assert connection.exchange._unread_bytes < 2_000_000
+        gate.set()
+        assert len((await Answers(reader).next())[2]) == size + len(b"POST / ")
+
+
+async def _connections(server: Server) -> AsyncIterator[Any]:
+    await until(lambda: bool(server.connections), timeout_s=5)
+    for one in server.connections:
+        yield one
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_body_of_unknown_length_ends_where_the_client_can_tell(version: bytes) -> None:
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one ", b"", b"two"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async with serving(stream) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/%b\r\nHost: x\r\nConnection: close\r\n\r\n" % version)
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert body == (b"one two" if version == b"1.0" else b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
+async def test_the_answer_to_head_has_headers_and_no_body() -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        first, _, rest = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        assert b"content-length: 7" in first
+        assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_client_that_waits_for_permission_to_send_gets_it() -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ok")
+        assert (await Answers(reader).next())[2] == b"POST / ok"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nna me: x\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: " + b"b" * 200_000, 431),
+    ],
+)
+async def test_what_is_not_http_is_refused_and_the_connection_ends(sent: bytes, status: int) -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        writer.write(sent)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_what_is_wrong_after_a_good_request_does_not_garble_its_answer() -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET /good HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in head
+        assert body == b"GET /good "
+
+
+async def test_a_request_for_an_upgrade_is_answered_as_the_request_that_it_is() -> None:
+    async with serving(echo) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"GET /chat ")
+
+
+async def test_who_goes_away_is_noticed_by_whoever_listens() -> None:
+    heard: list[str] = []
+
+    async def listens(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (message := await receive())["type"] != "http.disconnect":
+            continue
+        heard.append(message["type"])
+        await send({"type": "http.response.body", "body": b"to nobody"})
+
+    async with serving(listens) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await until(lambda: heard == ["http.disconnect"], timeout_s=5)
+
+
+async def test_an_application_that_fails_answers_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError
+
+    async with serving(fails) as (_, connect):
+        reader, writer = await connect()
+        with caplog.at_level(logging.ERROR):
+            writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+            status, headers, _ = await Answers(reader).next()
+    assert (status, headers["connection"]) == (500, "close")
+    assert "GET /x failed" in caplog.text
+
+
+@pytest.mark.parametrize("header", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb"])
+async def test_a_header_never_becomes_two(header: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def splits(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", header)]})
+        await send({"type": "http.response.body"})
+
+    async with serving(splits) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        status, headers, _ = await Answers(reader).next()
+    assert status == 500
+    assert "set-cookie" not in headers
+
+
+@pytest.mark.parametrize("body", [b"short", b"much too long"])
+async def test_a_body_of_the_wrong_length_is_not_taken_for_a_whole_one(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def lies(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": body})
+
+    async with serving(lies) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        with suppress(ConnectionError):
+            received = await asyncio.wait_for(reader.read(), 5)
+        assert len(received.partition(b"\r\n\r\n")[2]) < 9
+
+
+async def test_a_silent_connection_is_closed() -> None:
+    async with serving(echo, keep_alive_s=0.05) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await Answers(reader).next()
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_stopping_closes_idle_connections_and_finishes_requests_in_hand() -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await gate.wait()
+        await echo(scope, receive, send)
+
+    async with serving(slow) as (server, connect):
+        idle, _ = await connect()
+        reader, writer = await connect()
+        writer.write(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+        await begun.wait()
+        stopping = asyncio.create_task(server.stop(5.0))
+        assert await asyncio.wait_for(idle.read(), 5) == b""
+        gate.set()
+        _, headers, body = await Answers(reader).next()
+        assert (headers["connection"], body) == ("close", b"GET /late ")
+        await stopping
+
+
+async def test_what_does_not_finish_in_time_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Event()
+
+    async def never(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with serving(never) as (server, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await begun.wait()
+        await server.stop(0.05)
+        assert (await Answers(reader).next())[0] == 500
+        assert not server.tasks
