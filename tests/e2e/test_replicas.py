@@ -9,6 +9,8 @@ import pytest
 from tests.support.busy_shop import BusyShop, busy_shop
 from tests.support.waiting import until_sync
 
+CUSTOMERS = 12  # enough that one of them meets any moment at which a request could fail
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusyShop]:
@@ -21,7 +23,7 @@ def pids(shop: BusyShop) -> set[int]:
 
 
 def test_scaling_up_and_down_under_load_fails_no_request(shop: BusyShop) -> None:
-    with shop.customers() as answers:
+    with shop.customers(CUSTOMERS) as answers:
         for count in (3, 1):
             shop.running.must("scale", f"orders={count}")
             assert len(shop.running.replicas("orders")) == count
@@ -33,7 +35,7 @@ def test_scaling_up_and_down_under_load_fails_no_request(shop: BusyShop) -> None
 def test_a_restart_of_a_single_replica_under_load_fails_no_request_of_any_kind(shop: BusyShop) -> None:
     shop.running.must("scale", "orders=1")
     before = pids(shop)
-    with shop.customers() as answers:
+    with shop.customers(CUSTOMERS) as answers:
         until_sync(answers.more(20), 20)
         shop.running.must("restart", "orders")
         until_sync(answers.more(20), 20)
@@ -45,7 +47,7 @@ def test_a_restart_of_a_single_replica_under_load_fails_no_request_of_any_kind(s
 
 def test_kill_9_of_a_replica_under_load_fails_no_get(shop: BusyShop) -> None:
     shop.running.must("scale", "orders=3")
-    with shop.customers() as answers:
+    with shop.customers(CUSTOMERS) as answers:
         for name in ("orders-2", "orders-1"):
             former = shop.running.processes()[name]["pid"]
             shop.running.kill(name)
@@ -58,7 +60,7 @@ def test_kill_9_of_a_replica_under_load_fails_no_get(shop: BusyShop) -> None:
 def test_a_restart_of_many_replicas_under_load_fails_no_request_of_any_kind(shop: BusyShop) -> None:
     shop.running.must("scale", "orders=3")
     before = pids(shop)
-    with shop.customers() as answers:
+    with shop.customers(CUSTOMERS) as answers:
         shop.running.must("restart", "orders")
     assert answers.unexpected == []
     assert before.isdisjoint(pids(shop))
@@ -67,7 +69,7 @@ def test_a_restart_of_many_replicas_under_load_fails_no_request_of_any_kind(shop
 
 def test_a_restart_of_a_service_on_sqlite_under_load_fails_no_request(shop: BusyShop) -> None:
     """It has one replica, and for a moment two processes have its data open."""
-    with shop.customers() as answers:
+    with shop.customers(CUSTOMERS) as answers:
         shop.running.must("restart", "payments")
     assert answers.unexpected == []
     assert shop.books() == []

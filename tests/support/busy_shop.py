@@ -72,9 +72,9 @@ class BusyShop:
         return self.order() if self._random.random() < 0.3 else Ask("GET", "/orders?limit=5")
 
     @contextmanager
-    def customers(self) -> Iterator[Answers]:
+    def customers(self, count: int = 3) -> Iterator[Answers]:
         """Shopping goes on throughout the block; what got a 201 counts as promised."""
-        with self.client() as http, load(self.url, self.shopping, http.headers) as answers:
+        with self.client() as http, load(self.url, self.shopping, http.headers, count) as answers:
             yield answers
         self.findings.accepted |= {json.loads(one.text)["id"] for one in answers.of("POST", 201)}
 
