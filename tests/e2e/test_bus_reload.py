@@ -174,3 +174,20 @@ async def test_purging_spares_what_a_durable_has_not_acknowledged_and_what_is_yo
         assert position.last_sequence == 10
         for each in (orders, reviews):
             await each.close()
+
+
+async def test_a_subscription_added_to_a_stream_that_is_read_already_is_said_to_start_now(tmp_path: Path) -> None:
+    before = shop_on_the_bus()
+    async with provisioned_bus(tmp_path, before) as bus:
+        orders, reviews = await enter(bus.url("orders")), await enter(bus.url("reviews"))
+        await orders.publish([placed(1)])
+        source = reviews.source("orders", "reviews")
+        await source.reset(1)
+        assert await source.pull(10, 5)
+
+        bus.changed({**before, "reviews": contract("reviews", [], ["orders.order_placed", "orders.order_cancelled"])})
+        made = await bus.apply()
+        assert made.late == ["reviews ← orders.order_cancelled"]
+        assert (await bus.apply()).late == []
+        for each in (orders, reviews):
+            await each.close()

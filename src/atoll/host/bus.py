@@ -17,7 +17,7 @@ from atoll.host.machine import Machine
 from atoll.host.probes import until_ready
 from atoll.host.processes import AUTH, LOOPBACK, ProcessSpec, auth_service, engine_process
 from atoll.provision import nats
-from atoll.provision.bus import Administrator
+from atoll.provision.bus import Administrator, Made
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
 from atoll.system.manifest import System
@@ -61,6 +61,7 @@ class BusHost:
         made = await self._administrator().make()
         if made.leftovers:
             self.machine.say(f"durables that nobody uses hold events back: {', '.join(made.leftovers)}")
+        self._say_late(made)
         self._compare(made.streams)
         await self.announce(contracts)
         self._provisioned = contracts
@@ -146,7 +147,13 @@ class BusHost:
         administrator = self._administrator()
         if administrator.write(self.machine.layout.nats_config):
             await administrator.reload()
-        await administrator.make(prune=prune)
+        self._say_late(await administrator.make(prune=prune))
+
+    def _say_late(self, made: Made) -> None:
+        for subscription in made.late:
+            self.machine.say(
+                f"{subscription}: a new subscription to a stream that is read already; it starts with what comes now"
+            )
 
     def _with_user(self, contracts: Mapping[str, Contract]) -> dict[str, Contract]:
         clients = {spec.name for spec in self.machine.system.services if spec.kind != "service"}

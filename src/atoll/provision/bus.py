@@ -56,11 +56,13 @@ _DURABLE: dict[str, Any] = {
 class Made:
     """What was not so before. `leftovers`: durables (`stream/durable`) that nobody in the plan uses; they hold back purging.
 
-    `streams`: every service's, with the moment at which it was made; another moment is another stream.
+    `streams`: every service's, with the moment at which it was made; another moment is another stream. `late`: subscriptions
+    that were added to a stream which their service reads already; one cursor can't go back for them, so they start now.
     """
 
     changes: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     streams: dict[str, str] = field(default_factory=dict, compare=False)
 
 
@@ -228,12 +230,20 @@ async def _durables(bus: JetStreamBus, stream: str, consumers: Mapping[str, BusS
             continue
         await _ask(bus, f"CONSUMER.CREATE.{stream}.{consumer}", {"stream_name": stream, "config": wanted})
         made.changes.append(f"durable {stream}/{consumer} {'changed' if found else 'made'}")
+        if found is not None and found["delivered"]["stream_seq"]:
+            added = set(source.filters) - set(_filters(found["config"]))
+            made.late += [f"{consumer} ← {subject.split('.', 1)[1].removesuffix('.*')}" for subject in sorted(added)]
     made.leftovers += [f"{stream}/{consumer}" for consumer in existing]
 
 
 def _serves(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    filters = config.get("filter_subjects") or [config.get("filter_subject")]
-    return set(filters) == set(wanted["filter_subjects"]) and all(config.get(key) == value for key, value in _DURABLE.items())
+    return set(_filters(config)) == set(wanted["filter_subjects"]) and all(
+        config.get(key) == value for key, value in _DURABLE.items()
+    )
+
+
+def _filters(config: Mapping[str, Any]) -> list[str]:
+    return config.get("filter_subjects") or [config.get("filter_subject", "")]
 
 
 async def _prune(bus: JetStreamBus, stream: str, made: Made) -> None:
