@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -74,6 +75,16 @@ def test_every_python_and_json_that_is_shown_can_be_read() -> None:
         document = json.loads(text)
         if "format" in document:
             Contract.parse(document)
+
+
+def test_the_services_that_show_databases_can_be_declared() -> None:
+    """Everything in their signatures can be filled in."""
+    services = [block.text for block in blocks(DOCS / "how-to" / "choose-a-database.md", "python") if "Service(" in block.text]
+    assert len(services) == 2
+    for text in services:
+        scope: dict[str, Any] = {"__name__": "shown"}
+        exec(text, scope)
+        assert [operation.method for operation in scope["service"].operations] == ["GET"]
 
 
 def parse_command(command: click.Command, name: str, arguments: list[str], parent: click.Context | None = None) -> None:
