@@ -28,6 +28,7 @@ from atoll.service.injection import Injector
 from atoll.service.keys import KeyFeed
 from atoll.service.principal import Principal
 from atoll.service.problems import Problem
+from atoll.service.server import Server
 from atoll.service.settings import Sources
 from atoll.service.stalls import StallWatch
 from atoll.service.storage import database_of, migrations_of
@@ -37,8 +38,6 @@ from atoll.tokens.keys import KeySet
 from atoll.tokens.verify import Verifier
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from atoll.bus.ports import Bus
     from atoll.database.ports import Database
     from atoll.delivery.loops import Loops
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Process"]
 
-_KEEP_ALIVE_S = 75
 _PRINCIPALS = 4096
 _log = logging.getLogger("atoll.service")
 
@@ -76,22 +74,21 @@ class Process:
 
     async def run(self) -> None:
         self._keys.load()
-        server = _server(self._route)
+        server = Server(self._route)
         with self._signals(), _listening(self._environment.listen) as listener:
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            starting = asyncio.create_task(self._start(serving))
+            await server.start(listener)
+            starting = asyncio.create_task(self._start())
             stopping = asyncio.create_task(self._stop.wait())
             try:
-                await asyncio.wait({starting, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if starting.done():
                     starting.result()
-                    await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                    await stopping
                 await self._drain()
             finally:
                 for task in (starting, stopping):
                     task.cancel()
-                server.should_exit = True
-                await serving
+                await server.stop(BUDGETS.handler_s)
                 await self._close()
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
@@ -113,7 +110,7 @@ class Process:
 
     # start
 
-    async def _start(self, serving: asyncio.Task[None]) -> None:
+    async def _start(self) -> None:
         if self._bus is not None:
             await self._bus.start()
             self._keys.start(self._bus)
@@ -236,36 +233,6 @@ def _bus(environment: Environment) -> Bus | None:
     from atoll.bus.jetstream import JetStreamBus
 
     return JetStreamBus(environment.bus_url, name=environment.replica)
-
-
-def _server(app: Any) -> uvicorn.Server:
-    import uvicorn
-
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-    class Server(uvicorn.Server):
-        """Signals are the process's business: it drains first."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    config = uvicorn.Config(
-        app,
-        interface="asgi3",
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(BUDGETS.handler_s),
-        backlog=2048,
-    )
-    return Server(config)
 
 
 @contextlib.contextmanager

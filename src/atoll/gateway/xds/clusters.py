@@ -9,7 +9,7 @@ from atoll.gateway.xds.typed import Json, seconds, typed
 
 __all__ = ["resource"]
 
-# Below uvicorn's keep-alive of 75 s, so that it is always the gateway that closes an idle connection, never the replica
+# Below a replica's keep-alive of 75 s, so that it is always the gateway that closes an idle connection, never the replica
 # while a request is on its way.
 _IDLE_S = 60.0
 _CONNECT_S = 0.5
