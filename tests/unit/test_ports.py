@@ -57,6 +57,33 @@ def test_a_leased_port_stays_leased_while_its_process_listens(tmp_path: Path) ->
         assert ports.lease("orders-1") == listener.getsockname()[1]
 
 
+def test_many_ports_are_recorded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = Ports(tmp_path / "ports.json")
+    replaced: list[Path] = []
+
+    def replace(draft: Path, path: Path) -> None:
+        replaced.append(path)
+        draft.rename(path)
+
+    monkeypatch.setattr(os, "replace", replace)
+    names = [f"orders-{number}" for number in range(1, 31)]
+    leased = ports.lease_all(names)
+    assert len(set(leased)) == 30
+    assert json.loads((tmp_path / "ports.json").read_text()) == dict(zip(names, leased, strict=True))
+    assert ports.lease_all(names) == leased
+    assert replaced == [tmp_path / "ports.json"]
+
+
+def test_when_no_port_is_free_every_lease_says_so(tmp_path: Path, taken: socket.socket) -> None:
+    port = taken.getsockname()[1]
+    ports = Ports(tmp_path / "ports.json", range(port, port + 1))
+    for _ in range(2):
+        with pytest.raises(SystemMistake, match="no free port"):
+            ports.lease("orders-1")
+    taken.close()
+    assert ports.lease("orders-1") == port
+
+
 def test_a_record_that_can_not_be_read_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text("{")
     assert Ports(tmp_path / "ports.json").lease("nats") in usable_range()

@@ -37,11 +37,15 @@ class Here:
     def layout(self) -> Layout:
         return Layout(self.folder)
 
-    def ask(self, request: dict[str, Any], say: Callable[[str], None] = click.echo) -> Any:
-        """What the running host answers; its progress is printed. Raises SystemMistake when there is none."""
+    def ask(self, request: dict[str, Any], *, quiet: bool = False) -> Any:
+        """What the running host answers; its progress is printed unless `quiet`. Raises SystemMistake when there is none."""
         from atoll.host.control import ask
 
-        return ask(self.layout, request, say)
+        return ask(self.layout, request, _nobody if quiet else click.echo)
+
+
+def _nobody(_line: str) -> None:
+    """Whom nothing is told."""
 
 
 def here(command: Callable[..., Any]) -> Callable[..., Any]:

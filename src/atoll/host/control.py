@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import socket
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ class Control:
             result = await self._handler(request, lambda text: tell({"say": text}))
         except AtollError as error:
             tell({"error": {"detail": error.detail, "hint": error.hint, "where": getattr(error, "where", "")}})
+            return
+        except Exception as error:
+            traceback.print_exc()
+            hint = "see .atoll/logs/host.log; command and host are of one version?"
+            tell({"error": {"detail": f"the host failed at this: {error!r}", "hint": hint, "where": ""}})
             return
         finally:
             with contextlib.suppress(ConnectionError):

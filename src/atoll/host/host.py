@@ -39,7 +39,7 @@ from atoll.host.supervise import Supervisor
 from atoll.host.versions import Versions
 from atoll.system import files
 from atoll.system.contract import Contract
-from atoll.system.manifest import ServiceSpec
+from atoll.system.manifest import MOST_REPLICAS, ServiceSpec
 
 __all__ = ["Host", "Report", "run"]
 
@@ -299,9 +299,10 @@ class Host:
             case "env":
                 return self._described(self._replaceable(request["name"]))
             case "restart":
-                await self.replicas.roll(self._replaceable(request["name"]), say)
+                replaced = await self.replicas.roll(self._replaceable(request["name"]), say)
+                return [{"old": old.name, "new": new.name} for old, new in replaced]
             case "scale":
-                await self._scale(request["name"], int(request["count"]), say)
+                return await self._scale(request["name"], int(request["count"]), say)
             case "lend":
                 return await self._lend(request["name"], int(request["pid"]))
             case "release":
@@ -319,12 +320,16 @@ class Host:
             raise SystemMistake(f"{name} can't be asked for that", hint="it is a simulator, or not started yet: `atoll ps`")
         return name
 
-    async def _scale(self, name: str, count: int, say: Callable[[str], None]) -> None:
+    async def _scale(self, name: str, count: int, say: Callable[[str], None]) -> list[str]:
         service = self._replaceable(name)
+        if not 0 <= count <= MOST_REPLICAS:
+            raise SystemMistake(f"{service} can have 0 to {MOST_REPLICAS} replicas, not {count}")
         if count > 1 and self.contracts[service].database == "sqlite":
             raise SystemMistake(f"{service} has its data in SQLite, which one replica writes", hint="PostgreSQL takes many")
         await self.replicas.scale(service, count)
-        say(f"{service}: {', '.join(slot.name for slot in self.replicas.slots(service)) or 'no replica'}")
+        names = [slot.name for slot in self.replicas.slots(service)]
+        say(f"{service}: {', '.join(names) or 'no replica'}")
+        return names
 
     def _described(self, name: str, slot: Slot | None = None) -> dict[str, Any]:
         """How a process of `name` would be started: also what `atoll run` becomes."""

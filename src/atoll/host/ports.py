@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from atoll.errors import SystemMistake
@@ -45,14 +45,21 @@ class Ports:
 
     def lease(self, name: str) -> int:
         """The port of `name`: the recorded one if nobody else took it since the last `up`, else a new one, recorded."""
-        port = self._by_name.get(name)
-        if port is not None and name in self._leased:
-            return port
-        self._leased.add(name)
-        if port is None or not is_free(port):
-            port = next(self._free)
-            self._by_name[name] = port
+        return self.lease_all([name])[0]
+
+    def lease_all(self, names: Iterable[str]) -> list[int]:
+        """The same for many, which are recorded at once."""
+        before = dict(self._by_name)
+        ports = [self._lease(name) for name in names]
+        if self._by_name != before:
             self.save()
+        return ports
+
+    def _lease(self, name: str) -> int:
+        port = self._by_name.get(name)
+        if port is None or (name not in self._leased and not is_free(port)):
+            port = self._by_name[name] = self._another()
+        self._leased.add(name)
         return port
 
     def recorded(self, name: str) -> int | None:
@@ -63,6 +70,15 @@ class Ports:
         draft.write_text(json.dumps(self._by_name, indent=2, sort_keys=True) + "\n")
         os.replace(draft, self._path)
 
+    def _another(self) -> int:
+        port = next(self._free, None)
+        if port is None:
+            self._free = self._candidates()  # some may be free by the next time
+            raise SystemMistake(
+                f"no free port from {self._allowed.start} to {self._allowed.stop - 1}", hint="`atoll doctor` looks closer"
+            )
+        return port
+
     def _candidates(self) -> Iterator[int]:
         """Each system begins at another place, so that two of them rarely try the same port."""
         start = zlib.crc32(str(self._path).encode()) % len(self._allowed)
@@ -70,9 +86,6 @@ class Ports:
             port = self._allowed[(start + offset) % len(self._allowed)]
             if port not in self._by_name.values() and is_free(port):
                 yield port
-        raise SystemMistake(
-            f"no free port from {self._allowed.start} to {self._allowed.stop - 1}", hint="`atoll doctor` looks closer"
-        )
 
 
 def _read(path: Path) -> dict[str, int]:

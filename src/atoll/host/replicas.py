@@ -59,9 +59,13 @@ class Replicas:
                 surplus = have[count:]
                 await asyncio.gather(*(self.stop_slot(slot) for slot in surplus))
 
-    async def roll(self, service: str, say: Callable[[str], None]) -> None:
-        """Each replica in turn: a new one is started, the gateway confirms it, the old one drains and goes."""
+    async def roll(self, service: str, say: Callable[[str], None]) -> list[tuple[Slot, Slot]]:
+        """Each replica in turn: a new one is started, the gateway confirms it, the old one drains and goes.
+
+        Gives each old one with the new one that has taken over from it.
+        """
         async with self.lock(service):
+            replaced = []
             for old in self.slots(service):
                 (new,) = self.free(service, 1)
                 self.filled[service].append(new)
@@ -70,6 +74,8 @@ class Replicas:
                     say(f"the gateway has not confirmed {new.name} yet; it goes on without waiting longer")
                 await self.stop_slot(old)
                 say(f"{new.name} has taken over from {old.name}")
+                replaced.append((old, new))
+            return replaced
 
     async def stop(self, service: str) -> None:
         async with self.lock(service):
@@ -88,7 +94,8 @@ class Replicas:
         """The lowest numbers that nobody has."""
         taken = {slot.number for slot in self.filled.get(service, [])}
         numbers = [number for number in range(1, len(taken) + count + 1) if number not in taken][:count]
-        return [self.slot(service, number) for number in numbers]
+        ports = self.machine.ports.lease_all(f"{service}-{number}" for number in numbers)
+        return [Slot(service, number, port) for number, port in zip(numbers, ports, strict=True)]
 
     async def _start(self, slot: Slot) -> None:
         try:

@@ -16,9 +16,11 @@ from typing import Any, Literal
 from atoll.errors import SystemMistake
 from atoll.system.positions import Positions, scan, syntax_error_line
 
-__all__ = ["AuthSpec", "BusSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
+__all__ = ["MOST_REPLICAS", "AuthSpec", "BusSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
 
 ServiceKind = Literal["service", "client", "simulator"]
+
+MOST_REPLICAS = 100
 
 RESERVED = frozenset(
     {"auth", "gateway", "envoy", "nats", "keys", "sys", "platform", "registry", "contracts", "console", "system"}
@@ -227,7 +229,7 @@ _SERVICE = _Table(
         "kind": _one_of("service", "client", "simulator"),
         "prefix": _PREFIX,
         "owner": _text,
-        "replicas": _whole(0, 100),
+        "replicas": _whole(0, MOST_REPLICAS),
         "python": _text,
         "command": _texts,
         "contract": _text,
