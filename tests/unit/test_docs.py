@@ -14,6 +14,7 @@ import click
 import pytest
 
 from atoll.cli import commands
+from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
 from atoll.system.manifest import parse
 from tests.support.pages import DOCS, blocks
@@ -46,9 +47,10 @@ def test_every_file_and_test_that_is_named_exists(page: Path) -> None:
     assert [name for name in tests if not re.search(rf"def {name}\(", TESTS)] == []
 
 
-def test_the_map_has_every_page() -> None:
+def test_the_map_has_every_page_and_the_folder_of_decisions() -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", (DOCS / "README.md").read_text("utf-8"))
-    assert sorted(links) == [name for name in NAMES if name != "README.md"]
+    pages = [name for name in NAMES if name != "README.md" and not name.startswith("decisions/")]
+    assert sorted(links) == sorted([*pages, "decisions/"])
 
 
 def shown(language: str) -> Iterator[tuple[str, str]]:
@@ -68,6 +70,17 @@ def test_every_manifest_that_is_shown_can_be_read() -> None:
         assert parse(whole, Path(name)).name == "shop"
 
 
+def test_the_page_on_breakpoints_has_the_times_that_hold() -> None:
+    page = (DOCS / "how-to" / "debug-with-breakpoints.md").read_text("utf-8")
+    for time in (
+        f"answers 504 after {BUDGETS.gateway_s:g} s",
+        f"own limit of {BUDGETS.handler_s:g} s",
+        f"after {BUDGETS.idle_in_transaction_s:g} s of idleness",
+        f"more than {BUDGETS.handler_s:g} s counts as one of its six tries",
+    ):
+        assert time in page
+
+
 def test_every_python_and_json_that_is_shown_can_be_read() -> None:
     for name, text in shown("python"):
         ast.parse(text, name)
@@ -83,7 +96,7 @@ def test_the_services_that_show_databases_can_be_declared() -> None:
     assert len(services) == 2
     for text in services:
         scope: dict[str, Any] = {"__name__": "shown"}
-        exec(text, scope)
+        exec(compile(text, "shown", "exec", dont_inherit=True), scope)
         assert [operation.method for operation in scope["service"].operations] == ["GET"]
 
 
