@@ -110,6 +110,7 @@ class Deriver:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()  # also when this is cancelled, or asyncio complains when the loop closes
         if child.returncode:
             raise _failure(spec, err.decode("utf-8", "replace"))
         return dict(json.loads(out))
