@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from atoll.service.environment import Environment
 from atoll.service.operations import BODY_LIMIT_BYTES
 from atoll.service.validation import MAX_FAULTS
 from atoll.system import manifest, plan
-from atoll.system.budgets import BUDGETS
+from atoll.system.budgets import BUDGETS, Budgets
 from atoll.tokens.verify import MAX_TOKEN_BYTES, Verifier
 from tests.support.pages import DOCS, blocks, names, rows
 from tests.support.system import ROOT
@@ -76,7 +75,7 @@ def test_the_manifests_page_shows_the_defaults() -> None:
     defaults = {
         "port": manifest.GatewaySpec().port,
         "access_token_lifetime_s": manifest.AuthSpec().access_token_lifetime_s,
-        "replicas": manifest.ServiceSpec.__dataclass_fields__["replicas"].default,
+        "replicas": default(manifest.ServiceSpec, "replicas"),
     }
     assert {name: shown[name] for name in defaults} == {name: str(value) for name, value in defaults.items()}
 
@@ -142,7 +141,7 @@ def required(heading: str) -> set[str]:
 
 def test_the_page_has_every_budget_with_its_value() -> None:
     shown = {names(row[0])[0]: row[1].removesuffix(" s") for row in rows(REFERENCE / "limits.md", "## Time budgets")}
-    assert shown == {name: f"{value:g}" for name, value in asdict(BUDGETS).items()}
+    assert shown == {name: f"{getattr(BUDGETS, name):g}" for name in Budgets.__match_args__}
 
 
 def test_the_page_has_the_pauses_between_tries() -> None:
