@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from atoll.cli.here import Here, here
-from atoll.errors import SystemMistake
+from atoll.errors import EngineOutage, SystemMistake
 
 __all__ = ["command"]
 
@@ -26,15 +26,16 @@ _SHELLS = {"sqlite": "sqlite3", "postgresql": "psql", "mongodb": "mongosh"}
 @click.option("-c", "statement", help="Run this one statement and print what it gives.")
 @here
 def command(here: Here, name: str, statement: str | None) -> None:
-    """psql, sqlite3 or mongosh on NAME's database with NAME's own rights; a small shell where they are not installed."""
+    """psql, sqlite3 or mongosh on NAME's database with NAME's own rights; a small SQL shell where none is installed."""
     url: str = here.ask({"do": "env", "name": name})["environment"].get("ATOLL_DATABASE_URL", "")
     if not url:
         raise SystemMistake(f"{name} has no database")
     kind = url.partition(":")[0]
     shell = shutil.which(_SHELLS[kind])
-    if shell is not None and statement is None:
+    if shell is not None and (statement is None or kind == "mongodb"):
         sys.stdout.flush()
-        os.execv(shell, [shell, url.removeprefix("sqlite://") if kind == "sqlite" else url])
+        wanted = ["--eval", statement] if statement is not None else []
+        os.execv(shell, [shell, url.removeprefix("sqlite://") if kind == "sqlite" else url, *wanted])
     if kind == "mongodb":
         raise SystemMistake("mongosh is not on PATH", hint=f"connect any MongoDB client to {url}")
     run = _sqlite(url) if kind == "sqlite" else _postgresql(url)
@@ -50,7 +51,7 @@ def _sqlite(url: str) -> Callable[[str], Rows]:
     def run(statement: str) -> Rows:
         try:
             cursor = connection.execute(statement)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, sqlite3.Warning) as error:
             raise SystemMistake(str(error)) from None
         return [column[0] for column in cursor.description or ()], cursor.fetchall()
 
@@ -61,11 +62,14 @@ def _postgresql(url: str) -> Callable[[str], Rows]:
     import asyncpg
 
     async def ask(statement: str) -> Rows:
-        connection = await asyncpg.connect(url)
+        try:
+            connection = await asyncpg.connect(url)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise EngineOutage(f"the database can't be reached: {error}", hint="`atoll ps` shows what runs") from None
         try:
             rows = await connection.fetch(statement)
             return (list(rows[0].keys()) if rows else []), [list(row.values()) for row in rows]
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise SystemMistake(str(error)) from None
         finally:
             await connection.close()
