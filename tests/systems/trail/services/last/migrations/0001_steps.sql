@@ -1,0 +1,1 @@
+CREATE TABLE step (name TEXT NOT NULL, traceparent TEXT NOT NULL);
