@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from atoll.database.ports import Database, Lease, LeaseLost, Parked
 from atoll.errors import Bug, DatabaseOutage, SystemMistake

@@ -7,7 +7,6 @@ every stream and may be lost.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -35,8 +34,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """Where a source stands after a reset. Another `identity` than before means another stream: start again from 1."""
 
     identity: str

@@ -13,9 +13,10 @@ import logging
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from atoll.bus.ports import MAX_PAYLOAD_BYTES, Message
 from atoll.errors import Bug, BusOutage, SystemMistake
@@ -36,8 +37,7 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """Called with subject, reply subject (b"" if none), header block (b"" if none) and body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """Where the bus is and as whom to enter. How to enter (TLS, nkeys) will stand here too."""
 
     host: str
@@ -54,8 +54,7 @@ class Endpoint:
         return cls(parts.hostname, parts.port or 4222, unquote(parts.username or ""), unquote(parts.password or ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What came back on a reply subject: the raw header block (b"" if none) and the body."""
 
     headers: bytes

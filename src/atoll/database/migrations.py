@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from atoll.errors import SystemMistake
 
@@ -30,8 +31,7 @@ _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _OUTSIDE = re.compile(r"--\s*atoll:\s*no transaction\s*$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True):
     """One file. `checksum` identifies its text; line ends don't count."""
 
     number: int
@@ -46,8 +46,7 @@ class Migration:
         return self.path.name
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What a database remembers of one. `finished` False: it began outside a transaction and may have to run again."""
 
     number: int

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
 
 from atoll.database.mongodb_driver import WriteConflict, answered
 from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked

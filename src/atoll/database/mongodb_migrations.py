@@ -7,16 +7,18 @@ as started, then as finished, and one that was interrupted runs again from its b
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import importlib.util
 import inspect
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from atoll.database import migrations
 from atoll.database.migrations import Applied, Migration
@@ -101,7 +103,22 @@ def _load(file: Migration) -> Callable[[Any], Awaitable[None]]:
             where=str(file.path),
             hint="database is the service's atoll.mongodb.Database",
         )
+    if not _does_something(file):
+        hint = "write it, or remove the file"
+        raise SystemMistake(f"migration {file.name} does nothing", where=str(file.path), hint=hint)
     return work
+
+
+def _does_something(file: Migration) -> bool:
+    """An empty one would count as applied, and could never be filled in."""
+    functions = [one for one in ast.parse(file.text).body if isinstance(one, ast.AsyncFunctionDef) and one.name == "migrate"]
+    idle = [all(isinstance(step, ast.Pass) or _is_constant(step) for step in one.body) for one in functions]
+    return not any(idle)
+
+
+def _is_constant(step: ast.stmt) -> bool:
+    """A docstring, or `...`."""
+    return isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant)
 
 
 def _line(file: Migration, error: Exception) -> int | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 __all__ = [
     "Backlog",
@@ -27,8 +28,7 @@ __all__ = [
 Kind = Literal["sqlite", "postgresql", "mongodb"]
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(msgspec.Struct, frozen=True):
     """One event that is part of a transaction and not yet published.
 
     `position` is given by the database and rises in commit order per key. `key` is what order is kept for.
@@ -42,16 +42,14 @@ class OutboxRow:
     position: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(msgspec.Struct, frozen=True):
     """What waits in the outbox."""
 
     count: int
     oldest_age_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """The right to work on one source: its cursor row. Valid while nobody raised `epoch`.
 
     `source` is the stream consumed, or "outbox" for the relay. `identity` and `sequence` are the cursor. `released` tells
@@ -70,8 +68,7 @@ class LeaseLost(Exception):
     """Another holder took the lease; everything in this transaction must be rolled back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
+class Parked(msgspec.Struct, frozen=True):
     """An event that failed or queues behind one of its key. `state`: "waiting" until `due_at` (epoch s), or "dead".
 
     `attempts` counts finished and fatal tries; an Outage never counts. `error` is one line, `trace` the whole traceback.

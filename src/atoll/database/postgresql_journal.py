@@ -6,8 +6,9 @@ Methods that take `tx` need nothing of it but `fetch(sql, *args)`, so that other
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked
 from atoll.database.rows import plan
@@ -47,7 +48,7 @@ _FORGET = """WITH gone AS (
 SELECT count(*) FROM gone"""
 _ATTEMPT = """INSERT INTO atoll.attempt AS a (id, source, number) VALUES ($1, $2, 1)
 ON CONFLICT (id) DO UPDATE SET number = a.number + 1 RETURNING number"""
-_PARKED = tuple(Parked.__dataclass_fields__)
+_PARKED = tuple(Parked.__struct_fields__)
 _PARK = f"""WITH cleared AS (DELETE FROM atoll.attempt WHERE id = $1)
 INSERT INTO atoll.parked ({", ".join(_PARKED)})
 VALUES ({", ".join(f"${index}" for index in range(1, len(_PARKED) + 1))})

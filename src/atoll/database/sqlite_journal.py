@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked
 
@@ -177,11 +177,11 @@ class SqliteJournal:
             return await tx.execute(sql, *args)
 
 
-_COLUMNS = ", ".join(Parked.__dataclass_fields__)
+_COLUMNS = ", ".join(Parked.__struct_fields__)
 
 
 def _values(event: Parked) -> list[Any]:
-    return [getattr(event, name) for name in Parked.__dataclass_fields__]
+    return [getattr(event, name) for name in Parked.__struct_fields__]
 
 
 def _json(values: Sequence[Any]) -> str:

@@ -14,8 +14,10 @@ import random
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from atoll.bus.ports import Interrupted, Received, Source
 from atoll.database.ports import Database, Lease, LeaseLost, Parked
@@ -34,8 +36,7 @@ _LOOK_AGAIN_S = 1.0
 _LONGEST_PAUSE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Event:
+class _Event(msgspec.Struct, frozen=True):
     """A received event with its envelope opened; `attempts` are those already counted."""
 
     envelope: Envelope
@@ -45,12 +46,11 @@ class _Event:
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What a consumer does with the events of its source."""
 
     handlers: Handlers
-    patience: Patience = field(default_factory=Patience)
+    patience: Patience = msgspec.field(default_factory=Patience)
 
 
 class _Failed(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from atoll.database.ports import Database, Parked
 from atoll.errors import NotFound

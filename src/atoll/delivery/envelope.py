@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from atoll.database.ports import OutboxRow
 
 __all__ = ["Envelope", "age_s", "decode", "encode", "new_id"]
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """What travels beside an event's data. `type` is `<service>.<name>`, `time` RFC 3339."""
 
     id: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from atoll.delivery.envelope import Envelope
 from atoll.system.budgets import BUDGETS
@@ -12,8 +13,7 @@ from atoll.system.budgets import BUDGETS
 __all__ = ["Delivery", "Handler", "Handlers", "Patience"]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """What a handler may ask about the event in hand.
 
     `id` is the same at every attempt: use it as the key of an effect outside the database. `attempt` counts from 1.
@@ -41,8 +41,7 @@ class Delivery:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(msgspec.Struct, frozen=True):
     """How one type of event is handled: `invoke(body, delivery, tx)` returns, or raises to fail.
 
     `alone`: one event per transaction, because it has an effect outside the database.
@@ -52,8 +51,7 @@ class Handler:
     alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """How long to wait before the next try, in seconds, by how many went before; the last entry stands for all later ones.
 
     `attempts` tries make an event a dead letter; an outage has no last try.

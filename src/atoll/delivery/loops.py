@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from atoll.bus.ports import Bus
 from atoll.database.ports import Database
@@ -25,8 +26,7 @@ _TIDY_EVERY_S = 3600.0
 _CANCEL_AGAIN_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Station:
+class Station(msgspec.Struct, frozen=True):
     """Where a service process stands: its database, its end of the bus, and `owner`, the replica slot's stable name."""
 
     service: str

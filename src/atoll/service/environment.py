@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from atoll.errors import SystemMistake
 
 __all__ = ["Environment"]
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(msgspec.Struct, frozen=True):
     """`listen` is `fd:N`, an inherited socket, or `host:port`; `address` is what the registry announces.
 
     `replica` names the slot: a process that restarts under the same name may retake its leases at once.
@@ -36,7 +36,7 @@ class Environment:
     contract_digest: str = ""
     gateway_url: str = ""
     local: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Environment:

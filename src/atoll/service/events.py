@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import msgspec
@@ -21,8 +20,7 @@ __all__ = ["Declaration", "Event", "EventMeta", "encoder"]
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(msgspec.Struct, frozen=True):
     """What a class said of itself. `key` names the field that order is kept for; `subject` is atoll's own use only."""
 
     name: str

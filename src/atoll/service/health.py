@@ -1,13 +1,13 @@
 """`/health/live`, `/health/ready` and `/health/backlog`: for the host and the gateway, never routed to clients.
 
-Ready means: this process's own database answers and it is not draining. The bus is a field, never a reason: a dead bus
+Ready means: this process serves (it neither starts nor drains) and its own database answers. The bus is a field, never a reason: a dead bus
 must not take down everything that only needs its own database.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,14 +21,14 @@ _ASK_AGAIN_S = 0.5
 
 
 class Health:
-    """An ASGI application for these paths. `draining` makes readiness 503 from then on."""
+    """An ASGI application for these paths. Only while `stage` is "serving" can readiness be 200."""
 
     def __init__(self, service: str, database: Database | None, bus: Bus | None) -> None:
         self._service = service
         self._database = database
         self._bus = bus
         self._database_state: tuple[float, str] = (0.0, "")
-        self.draining = False
+        self.stage: Literal["starting", "serving", "draining"] = "starting"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/health/live":
@@ -42,9 +42,9 @@ class Health:
 
     async def _ready(self) -> tuple[int, dict[str, Any]]:
         database = await self._database_answers()
-        ready = not self.draining and database in ("none", "up")
+        ready = self.stage == "serving" and database in ("none", "up")
         bus = "none" if self._bus is None else "up" if self._bus.connected else "down"
-        state = "draining" if self.draining else "ready" if ready else "not ready"
+        state = "ready" if ready else "not ready" if self.stage == "serving" else self.stage
         return (200 if ready else 503), {"status": state, "service": self._service, "database": database, "bus": bus}
 
     async def _backlog(self) -> tuple[int, dict[str, Any]]:

@@ -10,8 +10,9 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import msgspec
 
 from atoll.errors import SystemMistake
 from atoll.service.operations import Argument, From, arguments_of, declared_at, hints_of
@@ -28,8 +29,7 @@ _UNMADE: Any = object()
 _CALL_ONLY = (From.REQUEST, From.PRINCIPAL, From.TRANSACTION, From.DELIVERY)
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """A function that makes a `type`."""
 
     type: Any

@@ -11,8 +11,10 @@ import enum
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypedDict, get_type_hints
+
+import msgspec
+from msgspec.structs import replace
 
 from atoll.delivery.handling import Delivery
 from atoll.errors import AtollError, SystemMistake
@@ -49,8 +51,7 @@ class From(enum.Enum):
     PROVIDED = "provided"
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(msgspec.Struct, frozen=True):
     """One argument of a handler or provider. `wire` is its name outside, `whole` means that one struct takes all there is."""
 
     name: str
@@ -85,8 +86,7 @@ class Options(TypedDict, total=False):
     tags: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """One verb on one path. `where` is file:line of its handler."""
 
     id: str
@@ -146,8 +146,7 @@ class Operation:
         return replace(self, arguments=tuple(_settle(argument, provided) for argument in self.arguments))
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True):
     """A handler of one type of event, `<publisher>.<name>`. `alone`: one event per transaction."""
 
     type: str
@@ -208,8 +207,7 @@ def declared_at(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """Where an argument stands: the operation's verb, the names in its path, file:line."""
 
     method: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -19,8 +18,7 @@ MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("atoll.service")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """An error as it is answered."""
 
     status: int

@@ -59,7 +59,6 @@ class Process:
         self._bus = _bus(environment)
         self._database = database_of(service, environment.database_url)
         self._health = Health(environment.service, self._database, self._bus)
-        self._health.draining = True  # until everything stands
         self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
         self._keys = KeyFeed(self._verifier, environment.state_dir / "keys.json")
         self._principals: dict[str, tuple[Claims, Principal]] = {}
@@ -122,7 +121,7 @@ class Process:
         self._ready.set()
         if self._database is not None and self._bus is not None:
             self._start_loops(self._database, self._bus, injector)
-        self._health.draining = False
+        self._health.stage = "serving"
         self._watch.start()
         if self._bus is not None:
             await self._announce(self._bus)
@@ -201,10 +200,10 @@ class Process:
 
     async def _drain(self) -> None:
         """Leave first, then stop: a pooled connection closed under a request that was sent can't be retried safely."""
-        if self._health.draining:
+        if self._health.stage != "serving":
             return
         _log.info("%s drains", self._environment.replica)
-        self._health.draining = True
+        self._health.stage = "draining"
         leaving = time.monotonic()
         if self._announcement is not None:
             await self._announcement.withdraw()

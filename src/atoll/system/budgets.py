@@ -5,13 +5,12 @@ gateway > handler > idle in transaction > statement: a transaction that waits fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 __all__ = ["BUDGETS", "Budgets"]
 
 
-@dataclass(frozen=True, slots=True)
-class Budgets:
+class Budgets(msgspec.Struct, frozen=True):
     """All times in seconds."""
 
     gateway_s: float = 15.0

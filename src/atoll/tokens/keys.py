@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,16 +96,15 @@ class KeySet(msgspec.Struct, frozen=True):
     def save(self, path: Path) -> None:
         """Replaces the file in one step: a reader, or a start after a crash, sees the old set or the new one."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with draft.open("wb") as file:
                 file.write(self.serialize())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            draft.replace(path)
         except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
+            draft.unlink(missing_ok=True)
             raise
 
 
