@@ -1,7 +1,7 @@
 """`/health/live`, `/health/ready` and `/health/backlog`: for the host and the gateway, never routed to clients.
 
-Ready means: this process serves (it neither starts nor drains) and its own database answers. The bus is a field, never a reason: a dead bus
-must not take down everything that only needs its own database.
+Ready means: this process serves (it neither starts nor drains) and its own database answers. The bus is a field, never a
+reason: a dead bus must not take down everything that only needs its own database.
 """
 
 from __future__ import annotations
