@@ -225,7 +225,11 @@ class Killer:
         if victim is None or not _signal(victim["pid"], signal.SIGKILL):
             return
         self._findings.killed[name] += 1
-        await until(lambda: self._runs_again(name, victim["pid"]), 60, f"{name} to run again")
+        try:
+            await until(lambda: self._runs_again(name, victim["pid"]), 60, f"{name} to run again")
+        except AssertionError as late:
+            told = (self._shop.folder / ".atoll" / "logs" / "host.log").read_text().splitlines()[-40:]
+            raise AssertionError("\n".join([str(late), str(self._shop.process(name)), *told])) from None
 
     def _runs_again(self, name: str, former_pid: int) -> bool:
         now = self._shop.process(name)
