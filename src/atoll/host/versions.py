@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,18 +17,20 @@ class Versions:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._asking = threading.Lock()
         self._known: dict[str, str] = {}
         with suppress(OSError, ValueError):
             self._known = json.loads(path.read_text())
 
     def of(self, binary: Path, ask: Callable[[Path], str]) -> str:
-        """May block for as long as the binary takes to load."""
+        """May block for as long as the binary takes to load. Services that open their databases at once ask in threads."""
         found = binary.stat()
         key = f"{binary} {found.st_size} {found.st_mtime_ns}"
-        if key not in self._known:
-            self._known[key] = ask(binary)
-            self._save()
-        return self._known[key]
+        with self._asking:
+            if key not in self._known:
+                self._known[key] = ask(binary)
+                self._save()
+            return self._known[key]
 
     def _save(self) -> None:
         draft = self._path.with_suffix(f".{os.getpid()}.draft")
