@@ -376,6 +376,17 @@ async def test_a_migration_without_its_function_or_with_a_syntax_error_is_named(
     assert mistake.value.where == f"{file}:2"
 
 
+async def test_a_migration_that_does_nothing_is_refused_because_it_could_never_be_filled_in(
+    database: Database, tmp_path: Path
+) -> None:
+    write(tmp_path, "0001_stock.py", 'async def migrate(database):\n    """An index."""\n    ...\n')
+    with pytest.raises(SystemMistake, match=r"0001_stock\.py does nothing"):
+        await database.migrate(tmp_path)
+
+    write(tmp_path, "0001_stock.py", 'async def migrate(database):\n    await database.collection("a").create_index("b")\n')
+    assert await database.migrate(tmp_path) == ["0001_stock.py"]
+
+
 # connections
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from atoll.cli.commands import COMMANDS
+from atoll.database import migrations
+from atoll.errors import SystemMistake
 
 
 def atoll(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -55,15 +60,52 @@ def test_an_unknown_service_is_refused_with_those_there_are(tmp_path: Path) -> N
     assert "none yet" in refused.stderr
 
 
-def test_a_new_migration_has_the_next_number(tmp_path: Path) -> None:
-    package = tmp_path / "services" / "orders" / "orders"
+def orders(folder: Path, database: str | None) -> Path:
+    """A system of one service. Gives the folder of its migrations."""
+    package = folder / "services" / "orders" / "orders"
     package.mkdir(parents=True)
-    (package / "service.py").touch()
-    (tmp_path / "atoll.toml").write_text('format = 1\nname = "s"\n[services.orders]\n')
+    (package / "service.py").write_text(f"from atoll import Service\n\nservice = Service('orders', database={database!r})\n")
+    (folder / "atoll.toml").write_text('format = 1\nname = "s"\n[services.orders]\n')
+    return package.parent / "migrations"
+
+
+def test_a_new_migration_has_the_next_number_and_counts_as_empty_until_it_is_written(tmp_path: Path) -> None:
+    folder = orders(tmp_path, "sqlite")
     first = atoll("migrate", "orders", "--new", "orders", folder=tmp_path).stdout.strip()
-    second = atoll("migrate", "orders", "--new", "Add an index!", folder=tmp_path).stdout.strip()
-    assert (Path(first).name, Path(second).name) == ("0001_orders.sql", "0002_add_an_index.sql")
-    assert Path(second).exists()
+    told = json.loads(atoll("migrate", "orders", "--new", "atoll: no transaction", "--json", folder=tmp_path).stdout)
+    assert Path(first) == folder / "0001_orders.sql"
+    assert told == {"service": "orders", "files": [f"{folder}/0002_atoll_no_transaction.sql"]}
+    written = migrations.read(folder)
+    assert [one.transactional for one in written] == [True, True]
+    with pytest.raises(SystemMistake, match=r"0001_orders\.sql holds no statement"):
+        migrations.pending(written, {})
+
+
+def test_a_new_migration_of_a_service_with_mongodb_is_python(tmp_path: Path) -> None:
+    folder = orders(tmp_path, "mongodb")
+    assert atoll("migrate", "orders", "--new", 'An "index"', folder=tmp_path).returncode == 0
+    text = (folder / "0001_an_index.py").read_text()
+    module: dict[str, Any] = {}
+    exec(compile(text, "0001_an_index.py", "exec"), module)
+    assert module["__doc__"] == "An 'index'"
+    assert inspect.iscoroutinefunction(module["migrate"])
+
+
+def test_a_service_without_a_database_has_no_migrations(tmp_path: Path) -> None:
+    folder = orders(tmp_path, None)
+    refused = atoll("migrate", "orders", "--new", "first", folder=tmp_path)
+    assert refused.returncode == 1
+    assert "orders has no database" in refused.stderr
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("what", ["", "  ", "!?", "../../etc/passwd", "two\nlines", "größer", "x" * 61])
+def test_a_name_that_is_none_begins_no_migration(tmp_path: Path, what: str) -> None:
+    folder = orders(tmp_path, "sqlite")
+    refused = atoll("migrate", "orders", "--new", what, folder=tmp_path)
+    assert refused.returncode == 2
+    assert "names no migration" in refused.stderr
+    assert not folder.exists()
 
 
 def test_version(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def atoll(ctx: click.Context, folder: Path | None) -> None:
 
 
 def run() -> int:
-    from atoll.errors import AtollError
+    from atoll.errors import AtollError, SystemMistake
 
     try:
         result = atoll.main(standalone_mode=False)
@@ -87,6 +87,9 @@ def run() -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a disk that is full or read-only, a file of another user
+        click.echo(message(SystemMistake(error.strerror or str(error), where=str(error.filename or ""))), err=True)
+        return 1
 
 
 def message(error: AtollError) -> str:

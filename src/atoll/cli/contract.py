@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.here import Here, here
+from atoll.cli.here import Here, here, json_option
 
 if TYPE_CHECKING:
     from atoll.system.contract import Contract
@@ -25,18 +26,25 @@ def command() -> None:
 
 @command.command()
 @click.argument("name", required=False)
+@json_option
 @here
-def accept(here: Here, name: str | None) -> None:
+def accept(here: Here, name: str | None, as_json: bool) -> None:
     """Write NAME's derived contract, or everyone's, to contracts/."""
+    done = [_accept(here, contract) for contract in asyncio.run(_derive(here, name))]
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+    for one in done if not as_json else ():
+        click.echo(f"{one['service']}: {one['state']}" + ("" if one["state"] == "unchanged" else f", {one['file']}"))
+
+
+def _accept(here: Here, contract: Contract) -> dict[str, str]:
     from atoll.system import files
 
-    for contract in asyncio.run(_derive(here, name)):
-        known = files.accepted(here.system, contract.service)
-        if known is not None and known.digest == contract.digest:
-            click.echo(f"{contract.service}: unchanged")
-            continue
-        path = files.accept(here.system, contract)
-        click.echo(f"{contract.service}: {'changed' if known else 'new'}, {path.relative_to(here.folder)}")
+    known = files.accepted(here.system, contract.service)
+    same = known is not None and known.digest == contract.digest
+    path = files.contract_path(here.system, contract.service) if same else files.accept(here.system, contract)
+    state = "unchanged" if same else "changed" if known else "new"
+    return {"service": contract.service, "state": state, "file": str(path.relative_to(here.folder))}
 
 
 async def _derive(here: Here, name: str | None) -> list[Contract]:

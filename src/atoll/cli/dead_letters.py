@@ -104,17 +104,14 @@ def _chosen(here: Here, name: str, ids: tuple[str, ...], everything: bool) -> tu
 
 
 def _with_database(here: Here) -> list[str]:
+    """Those whose database can be asked now; who is down is left out."""
+    down = here.ask({"do": "ps"})["down"]
     names = ["auth", *(spec.name for spec in here.system.services if spec.kind == "service" and not spec.command)]
-    return [name for name in names if _url(here, name)]
+    return [name for name in names if name not in down and _url(here, name)]
 
 
 def _url(here: Here, name: str) -> str:
-    try:
-        environment: dict[str, str] = here.ask({"do": "env", "name": name})["environment"]
-    except SystemMistake as mistake:
-        if "is down" in mistake.detail:
-            return ""
-        raise
+    environment: dict[str, str] = here.ask({"do": "env", "name": name})["environment"]
     return environment.get("ATOLL_DATABASE_URL", "")
 
 
@@ -124,7 +121,7 @@ def _work(here: Here, name: str, work: Callable[[Database], Awaitable[Any]]) -> 
 
     url = _url(here, name)
     if not url:
-        raise SystemMistake(f"{name} has no database that can be reached", hint="`atoll ps` shows what runs")
+        raise SystemMistake(f"{name} has no database")
 
     async def run() -> Any:
         database = open_database(url, None)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from atoll.cli.here import Here, here
-from atoll.errors import EngineOutage, SystemMistake
+from atoll.errors import AtollError, EngineOutage, SystemMistake
 
 __all__ = ["command"]
 
@@ -86,8 +86,8 @@ def _converse(run: Callable[[str], Rows]) -> None:
             return
         try:
             _show(run(statement))
-        except SystemMistake as mistake:
-            click.echo(str(mistake), err=True)
+        except AtollError as error:
+            click.echo(str(error), err=True)
 
 
 def _show(rows: Rows) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -26,10 +27,22 @@ _TIMEOUT_S = 15
 def command(here: Here, user: str, password: str | None, as_json: bool) -> None:
     """Sign USER in at the running gateway and print the access token."""
     url: str = here.ask({"do": "ps"})["url"]
-    declared = here.system.auth.options.get("users", {}).get(user, {}).get("password")
-    secret = password or declared or click.prompt(f"password of {user}", hide_input=True, err=True)
-    answer = _sign_in(url, user, secret)
+    answer = _sign_in(url, user, _password(here, user) if password is None else password)
     click.echo(json.dumps(answer, indent=2) if as_json else answer["access_token"])
+
+
+def _password(here: Here, user: str) -> str:
+    """The manifest's, or the one that is typed. Raises SystemMistake where nobody can type."""
+    users: dict[str, Any] = here.system.auth.options.get("users", {})
+    declared = users.get(user, {}).get("password")
+    if isinstance(declared, str):
+        return declared
+    if not sys.stdin.isatty():
+        known = ", ".join(users) or "none"
+        hint = f"users in atoll.toml: {known}; for another give `--password`, or run this in a terminal"
+        raise SystemMistake(f"the password of {user!r} is not known here", where=str(here.folder / "atoll.toml"), hint=hint)
+    typed: str = click.prompt(f"password of {user}", hide_input=True, err=True)
+    return typed
 
 
 def _sign_in(url: str, user: str, password: str) -> dict[str, Any]:
@@ -38,6 +51,16 @@ def _sign_in(url: str, user: str, password: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{url}/auth/token", form, timeout=_TIMEOUT_S) as response:
             return dict(json.load(response))
     except urllib.error.HTTPError as error:
-        raise SystemMistake(f"{url}/auth/token answered {error.code}: {error.read(2000).decode('utf-8', 'replace')}") from None
+        raise SystemMistake(f"{user!r} can't sign in: {url}/auth/token answered {error.code}, {_reason(error)}") from None
     except OSError as error:
         raise SystemMistake(f"{url} can't be reached: {error}", hint="`atoll ps` shows what runs") from None
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What the answer says in words, in OAuth's shape or as a problem."""
+    text = error.read(2_000).decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+        return str(answer.get("error_description") or answer.get("detail") or text)
+    except (ValueError, AttributeError):
+        return text

@@ -15,6 +15,7 @@ import click
 
 from atoll.cli.here import Here, here, json_option
 from atoll.errors import AtollError, EngineOutage, SystemMistake
+from atoll.host.layout import Layout
 
 __all__ = ["command"]
 
@@ -57,6 +58,7 @@ def command(here: Here, detach: bool, as_json: bool, excluded: tuple[str, ...], 
 
 def _detached(folder: Path, options: Any, say: Any, show: Any) -> int:
     """The host goes on as a process of its own session; this one waits for its report and relays it."""
+    Layout(folder).make(())  # where it will write its log
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -134,9 +136,7 @@ def _tell(report: Any, line: dict[str, Any]) -> None:
 
 def _redirect(folder: Path) -> None:
     """Nothing of the terminal stays open, and what the host says goes to its log."""
-    logs = folder / ".atoll" / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = os.open(logs / "host.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(Layout(folder).log("host"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)

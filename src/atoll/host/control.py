@@ -111,6 +111,10 @@ def _connect(layout: Layout) -> socket.socket:
     try:
         with contextlib.chdir(layout.root):
             connection.connect(layout.control.name)
+    except PermissionError:
+        connection.close()
+        hint = "ask as the user who ran `atoll up`"
+        raise SystemMistake("this system is another user's", where=str(layout.system), hint=hint) from None
     except OSError:
         connection.close()
         raise SystemMistake("this system is not running", where=str(layout.system), hint="start it: `atoll up`") from None

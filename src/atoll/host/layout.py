@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from atoll.errors import SystemMistake
+
 __all__ = ["Layout"]
 
 
@@ -80,7 +82,20 @@ class Layout:
         return self.service_data(service) / f"{service}.sqlite"
 
     def make(self, services: tuple[str, ...]) -> None:
-        """Others may pass through, because PostgreSQL runs as another user under root; they may list and read nothing."""
+        """Others may pass through, because PostgreSQL runs as another user under root; they may list and read nothing.
+
+        Raises SystemMistake: another user's, a read-only or full disk.
+        """
+        try:
+            self._make(services)
+        except OSError as error:
+            raise SystemMistake(
+                f"`.atoll` can't be written: {error.strerror}",
+                where=str(error.filename or self.root),
+                hint="run atoll as the user who owns it, on a disk that can be written",
+            ) from None
+
+    def _make(self, services: tuple[str, ...]) -> None:
         self.root.mkdir(exist_ok=True)
         os.chmod(self.root, 0o711)
         for folder in (self.contracts, self.logs, self.data, self.gateway, *map(self.service_state, services)):
