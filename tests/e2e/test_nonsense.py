@@ -1,0 +1,176 @@
+"""What nobody means is answered with what is wrong with it, at once, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atoll.cli.commands import COMMANDS
+from tests.support.interpreters import environment, reachable_python
+from tests.support.ports import free_port
+from tests.support.system import RunningSystem, running, system
+
+NOBODY = 65534
+ANSWERS_S = 15.0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    with running("pair", tmp_path_factory.mktemp("nonsense") / "pair") as copy:
+        yield copy
+
+
+NONSENSE = [
+    ("scale middle", "is not NAME=N"),
+    ("scale =2", "is not NAME=N"),
+    ("scale middle=", "0 to 100"),
+    ("scale middle=-1", "0 to 100"),
+    ("scale middle=two", "0 to 100"),
+    ("scale middle=1.5", "0 to 100"),
+    ("scale middle=101", "0 to 100"),
+    ("scale middle=999999", "0 to 100"),
+    (f"scale middle={'9' * 5000}", "0 to 100"),
+    ("scale left=2", "SQLite"),
+    ("scale nobody=2", "there is no service 'nobody'"),
+    ("scale envoy=2", "there is no service 'envoy'"),
+    ("restart nobody", "there is no service 'nobody'"),
+    ("run nobody", "there is no service 'nobody'"),
+    ("describe nobody", "there is no service 'nobody'"),
+    ("env nobody", "there is no service 'nobody'"),
+    ("sql nobody", "there is no service 'nobody'"),
+    ("sql middle", "middle has no database"),
+    ("sql left -c SELEC", "syntax error"),
+    ("contract accept nobody", "there is no service 'nobody'"),
+    ("migrate nobody", "there is no service 'nobody'"),
+    ("migrate middle", "middle has no database"),
+    ("migrate left --new /", "names no migration"),
+    ("token nobody", "the password of 'nobody' is not known here"),
+    ("token nobody --password x", "'nobody' can't sign in"),
+    ("token ann --password wrong", "'ann' can't sign in"),
+    ("logs nobody", "there are no logs of 'nobody'"),
+    ("logs -n -5", "-5"),
+    ("logs -n many", "many"),
+    ("dead-letters list nobody", "there is no service 'nobody'"),
+    ("dead-letters list middle", "middle has no database"),
+    ("dead-letters show left nothing", "left has no parked event nothing"),
+    ("dead-letters retry left nothing", "no event nothing is parked"),
+    ("dead-letters discard left nothing", "no event nothing is parked"),
+    ("dead-letters discard left", "which event?"),
+    ("dead-letters retry left x --body /nowhere", "/nowhere"),
+    ("up --except nobody", "there is no service 'nobody'"),
+    ("up --detach", "is running already"),
+    ("fly", "fly"),
+]
+
+
+def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
+    """Exit code and message of a mistake: a few lines on stderr with the complaint, no traceback, nothing on stdout."""
+    assert done.returncode in (1, 2)
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) <= 5
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("typed", "complaint"), NONSENSE, ids=[typed[:40] for typed, _complaint in NONSENSE])
+def test_it_is_refused_by_name_and_nothing_changes(pair: RunningSystem, typed: str, complaint: str) -> None:
+    before = {name: process["pid"] for name, process in pair.processes().items()}
+    refused(pair.run(*typed.split(), timeout_s=ANSWERS_S), complaint)
+    assert {name: process["pid"] for name, process in pair.processes().items()} == before
+
+
+# every command, where there is nothing to command
+
+SIMPLE = {
+    "run": ["left"],
+    "restart": ["left"],
+    "scale": ["left=1"],
+    "describe": ["left"],
+    "contract": ["accept"],
+    "migrate": ["left"],
+    "sql": ["left"],
+    "token": ["ann"],
+    "env": ["left"],
+    "dead-letters": ["list"],
+}
+WITHOUT_HOST = {"up", "down", "describe", "contract", "doctor"}
+OF_THE_MANIFEST = {"up", "describe", "contract", "migrate", "doctor"}
+
+
+def say(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atoll", "-C", str(folder), name, *SIMPLE.get(name, [])]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"doctor"}))
+def test_outside_a_system_every_command_says_where_it_looked(tmp_path: Path, name: str) -> None:
+    refused(say(name, tmp_path), f"there is no atoll.toml in {tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(OF_THE_MANIFEST))
+def test_a_manifest_that_can_not_be_read_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    """The other commands do not read it: who runs a system can look at it and stop it whatever the manifest says by now."""
+    (tmp_path / "atoll.toml").write_text('format = 1\nname = "broken\n')
+    refused(say(name, tmp_path), f"{tmp_path}/atoll.toml:2")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_HOST))
+def test_a_command_to_a_system_that_does_not_run_says_so(tmp_path: Path, name: str) -> None:
+    with system("pair", tmp_path / "pair") as pair:
+        refused(say(name, pair.folder), "there are no logs" if name == "logs" else "this system is not running")
+
+
+# whose it is
+
+
+@contextmanager
+def another_user() -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """A folder that a user can look into and not write, and how that user calls atoll. Under root it is nobody."""
+    home = Path("/tmp") / f"atoll-foreign-{free_port()}"
+    home.mkdir(mode=0o755)
+    root = os.geteuid() == 0
+    try:
+        python = environment(home / "venv", {}, reachable_python(NOBODY) if root else sys.executable)
+        prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if root else ()
+        variables = {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        yield home, {"environment": variables, "prefix": prefix, "python": str(python)}
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("detached", [["--detach"], []])
+def test_up_in_a_folder_that_can_not_be_written_names_it(detached: list[str]) -> None:
+    with another_user() as (home, user), system("pair", home / "pair", **user) as pair:
+        pair.folder.chmod(0o555)
+        try:
+            told = pair.run("up", "--isolated", *detached, timeout_s=ANSWERS_S)
+        finally:
+            pair.folder.chmod(0o755)
+        refused(told, f"{pair.folder}/.atoll: `.atoll` can't be written: Permission denied")
+
+
+def test_a_system_that_another_user_runs_says_so() -> None:
+    with another_user() as (home, user), system("pair", home / "pair", **user) as theirs:
+        control = theirs.folder / ".atoll" / "control.sock"
+        control.parent.mkdir(mode=0o711)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(control))
+            control.chmod(0)
+            refused(theirs.run("ps", timeout_s=ANSWERS_S), "this system is another user's")
+            if os.geteuid() == 0:
+                refused(
+                    theirs.run("up", "--isolated", timeout_s=ANSWERS_S), "`.atoll` can't be written: Operation not permitted"
+                )
+                refused(theirs.run("down", timeout_s=ANSWERS_S), "Permission denied")
+        shutil.rmtree(control.parent)
