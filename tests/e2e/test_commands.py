@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from atoll.host.ports import bind
+from tests.support.ports import free_port
 from tests.support.system import RunningSystem, running, system
 from tests.support.waiting import until_sync
 
@@ -99,31 +101,83 @@ def test_migrate_applies_what_is_new(pair: RunningSystem) -> None:
     assert "0002_add_a_colour.sql" in refused.stderr
 
 
-def test_events_that_fail_are_listed_shown_and_handled_again(tmp_path: Path) -> None:
-    with system("pair", tmp_path / "pair") as pair:
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """A system in which notes that begin with "bad" can't be handled."""
+    with system("pair", tmp_path_factory.mktemp("poisoned") / "pair") as pair:
         code = pair.folder / "services" / "right" / "right" / "service.py"
-        code.write_text(
-            code.read_text().replace(
-                "    await tx.execute(\n",
-                "    if event.text == 'bad':\n        raise ValueError('poison')\n    await tx.execute(\n",
-                1,
-            )
-        )
+        poison = "    if event.text.startswith('bad'):\n        raise ValueError('poison')\n    await tx.execute(\n"
+        code.write_text(code.read_text().replace("    await tx.execute(\n", poison, 1))
         pair.up()
-        assert parked(pair) == []
-        post(pair, "bad")
-        until_sync(lambda: parked(pair), 20, "the event is parked")
-        (letter,) = parked(pair)
-        shown = json.loads(pair.must("dead-letters", "show", "right", str(letter["id"]), "--json"))
-        assert shown["body"]["text"] == "bad"
-        assert "ValueError: poison" in shown["trace"]
-        body = tmp_path / "body.json"
-        body.write_text(json.dumps({**shown["body"], "text": "good"}))
-        pair.must("dead-letters", "retry", "right", str(letter["id"]), "--body", str(body))
-        with pair.client() as http:
-            until_sync(lambda: [copy["text"] for copy in http.get("/right/copies").json()] == ["good"], 20)
-        assert parked(pair) == []
-        assert pair.run("dead-letters", "discard", "right", str(letter["id"])).returncode == 1
+        yield pair
+
+
+def dead(pair: RunningSystem) -> list[dict[str, object]]:
+    return list(json.loads(pair.must("dead-letters", "list", "right", "--json")))
+
+
+def dead_letter(pair: RunningSystem, text: str) -> dict[str, object]:
+    """Of a note with that text, after its last attempt: the five before it and their minutes are skipped."""
+    key = post(pair, text)
+    until_sync(lambda: parked(pair), 20, "the event is parked")
+    brought_forward = f"UPDATE atoll_parked SET attempts = 5, due_at = 0 WHERE key = '{key}'"
+    pair.must("sql", "right", "-c", brought_forward)
+    return until_sync(lambda: next((one for one in dead(pair) if one["key"] == key), {}), 20, "it is a dead letter")
+
+
+def texts(pair: RunningSystem) -> list[str]:
+    with pair.client() as http:
+        return [copy["text"] for copy in http.get("/right/copies").json()]
+
+
+def test_events_that_fail_are_listed_shown_and_handled_again(poisoned: RunningSystem, tmp_path: Path) -> None:
+    assert parked(poisoned) == []
+    post(poisoned, "bad for a while")
+    until_sync(lambda: parked(poisoned), 20, "the event is parked")
+    (letter,) = parked(poisoned)
+    assert (letter["state"], letter["service"], dead(poisoned)) == ("waiting", "right", [])
+    shown = json.loads(poisoned.must("dead-letters", "show", "right", str(letter["id"]), "--json"))
+    assert shown["body"]["text"] == "bad for a while"
+    assert "ValueError: poison" in shown["trace"]
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({**shown["body"], "text": "good"}))
+    poisoned.must("dead-letters", "retry", "right", str(letter["id"]), "--body", str(body))
+    until_sync(lambda: texts(poisoned) == ["good"], 20)
+    assert parked(poisoned) == []
+    assert poisoned.run("dead-letters", "discard", "right", str(letter["id"])).returncode == 1
+
+
+def test_a_dead_letter_is_told_as_text_tried_anew_and_discarded(poisoned: RunningSystem) -> None:
+    letter = dead_letter(poisoned, "bad for ever")
+    id = str(letter["id"])
+    assert (letter["state"], letter["attempts"], letter["error"]) == ("dead", 6, "ValueError: poison")
+    line = f"right  {id}  left.note_taken  key {letter['key']}  ValueError: poison"
+    assert poisoned.must("dead-letters", "list").splitlines() == [line], "of every service"
+    shown = poisoned.must("dead-letters", "show", "right", id)
+    assert "ce-type: left.note_taken" in shown
+    assert "raise ValueError('poison')" in shown
+    poisoned.must("dead-letters", "retry", "right", id)
+    until_sync(lambda: [one["attempts"] for one in parked(poisoned) if one["attempts"]], 20, "its attempts are counted anew")
+    assert dead(poisoned) == []
+    assert poisoned.must("dead-letters", "discard", "right", id).strip() == f"{id} is discarded"
+    assert poisoned.must("dead-letters", "list", "--waiting").strip() == "no dead letters"
+    assert "bad for ever" not in texts(poisoned)
+
+
+def test_all_dead_letters_of_a_service_are_retried_or_discarded_at_once(poisoned: RunningSystem, tmp_path: Path) -> None:
+    ids = {str(dead_letter(poisoned, f"bad {n}")["id"]) for n in range(2)}
+    body = tmp_path / "body.json"
+    body.write_text('{"text": ')
+    refused = poisoned.run("dead-letters", "retry", "right", "--all", "--body", str(body))
+    assert refused.returncode == 1
+    assert f"{body}: this is not JSON" in refused.stderr
+    nothing = poisoned.run("dead-letters", "retry", "right")
+    assert nothing.returncode == 1
+    assert "which event?" in nothing.stderr
+    assert {one["id"] for one in dead(poisoned)} == ids
+    said = poisoned.must("dead-letters", "discard", "right", "--all")
+    assert set(said.splitlines()) == {f"{id} is discarded" for id in ids}
+    assert parked(poisoned) == []
 
 
 def test_a_missing_engine_takes_down_only_the_service_that_needs_it(tmp_path: Path) -> None:
@@ -152,7 +206,30 @@ def test_a_missing_engine_takes_down_only_the_service_that_needs_it(tmp_path: Pa
         assert "libcurl4" in refused.stderr
 
 
-def test_doctor_names_engines_and_what_holds_the_port(pair: RunningSystem) -> None:
-    findings = {one["what"]: one for one in json.loads(pair.must("doctor", "--json"))}
-    assert findings["nats-server"]["state"] == "ok"
-    assert findings["system"]["found"].startswith("pair, running")
+def findings(copy: RunningSystem) -> dict[str, dict[str, str]]:
+    return {one["what"]: one for one in json.loads(copy.run("doctor", "--json").stdout)}
+
+
+def test_doctor_names_engines_and_the_host_that_runs(pair: RunningSystem) -> None:
+    found = findings(pair)
+    assert found["nats-server"]["state"] == "ok"
+    assert found["system"]["found"] == f"pair, running (host pid {pair.state['pid']})"
+    assert "gateway port" not in found, "it is the system's own"
+
+
+def test_doctor_names_who_holds_the_gateways_port(tmp_path: Path) -> None:
+    with system("pair", tmp_path / "pair") as pair, bind(free_port()) as listener:
+        manifest = pair.folder / "atoll.toml"
+        port = listener.getsockname()[1]
+        manifest.write_text(manifest.read_text().replace("port = 8180", f"port = {port}"))
+        found = findings(pair)
+        assert found["system"]["found"] == "pair, not running"
+        assert found["gateway port"]["state"] == "missing"
+        name = Path("/proc/self/comm").read_text().strip()
+        assert found["gateway port"]["found"] == f"{port} is taken by pid {os.getpid()} ({name})"
+        assert "--isolated" in found["gateway port"]["advice"]
+        refused = pair.run("up", "--detach")
+        assert refused.returncode == 1
+        assert f"pid {os.getpid()} ({name})" in refused.stderr
+        listener.close()
+        assert findings(pair)["gateway port"]["found"] == f"{port} is free"
