@@ -48,7 +48,7 @@ def test_a_restart_of_a_single_replica_under_load_fails_no_request_of_any_kind(s
 def test_kill_9_of_a_replica_under_load_fails_no_get(shop: BusyShop) -> None:
     shop.running.must("scale", "orders=3")
     with shop.customers(CUSTOMERS) as answers:
-        for name in ("orders-2", "orders-1"):
+        for name in ("orders-2", "orders-1", "orders-3"):
             former = shop.running.processes()[name]["pid"]
             shop.running.kill(name)
             shop.running.until_ready(name, not_pid=former)

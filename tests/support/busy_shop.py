@@ -36,6 +36,7 @@ class BusyShop:
         self._drawing = threading.Lock()
         self._skus: list[str] = []
         self._scarce = ""
+        self._wiped = False
 
     def open(self) -> None:
         """Up, with known stock of everything and little of one product."""
@@ -127,6 +128,7 @@ class BusyShop:
     def wipe_bus(self) -> None:
         """Nothing of what the bus stored is left. Only while it does not run."""
         shutil.rmtree(self.running.folder / ".atoll" / "data" / "nats")
+        self._wiped = True
 
     # its books
 
@@ -135,6 +137,7 @@ class BusyShop:
 
         async def compare() -> None:
             books = Books(self._shop, self.findings, self._scarce)
+            books.bus_was_wiped = self._wiped
             await books.settle()
             await books.reconcile()
 
