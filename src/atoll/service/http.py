@@ -379,10 +379,20 @@ def _mounted(service: Service, verify: Verify) -> ASGI | None:
                 bearer = _bearer(scope["headers"])
                 if bearer is None:
                     raise TokenMissing
-                verify(bearer)
+                scope = {**scope, "headers": _claimed(scope["headers"], verify(bearer))}
             except Unauthorized as error:
                 await _send(scope, send, _answer_of(problem_of(error)))
                 return
         await app(scope, receive, send)
 
     return guarded
+
+
+def _claimed(headers: list[tuple[bytes, bytes]], principal: Principal) -> list[tuple[bytes, bytes]]:
+    """The gateway's claim headers as this service verified them: whoever comes past the gateway may have made them up.
+
+    WSGI reads `x_atoll_subject` as the same name.
+    """
+    kept = [(name, value) for name, value in headers if not name.replace(b"_", b"-").startswith(b"x-atoll-")]
+    scopes = " ".join(sorted(principal.scopes))
+    return [*kept, (b"x-atoll-subject", principal.id.encode()), (b"x-atoll-scope", scopes.encode())]
