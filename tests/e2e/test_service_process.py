@@ -24,6 +24,7 @@ import pytest
 from atoll.bus.jetstream import JetStreamBus
 from atoll.provision.nats import PLATFORM_ADMIN
 from atoll.registry.replica import removal
+from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
 from tests.support.engines import ProvisionedBus, provisioned_bus
 from tests.support.ports import free_port
@@ -148,9 +149,9 @@ class Clerk:
         async with httpx.AsyncClient(base_url=self.url, timeout=20) as http:
             return await http.get("/clerk/papers", headers={"authorization": f"Bearer {token}"})
 
-    async def ended(self) -> int:
+    async def ended(self, timeout_s: float = 20) -> int:
         """Its exit code, once it is gone."""
-        await until(lambda: self.process.poll() is not None, 20, "the process has ended")
+        await until(lambda: self.process.poll() is not None, timeout_s, "the process has ended")
         return int(self.process.returncode)
 
     async def halves(self) -> dict[str, list[str]]:
@@ -348,3 +349,20 @@ async def test_a_request_that_comes_while_it_starts_waits_and_is_answered(clerk:
         await server.restart()
     assert (await request).status_code == 204
     assert await clerk.until_copied("early") == {"early": ["upper", "lower"]}
+
+
+async def test_a_process_that_is_told_to_end_while_it_starts_does_so_at_once_and_answers_who_waits(
+    clerk: Clerk, server: RunningPostgreSQL
+) -> None:
+    server.kill()
+    try:
+        clerk.start()
+        await until(clerk.answers, 20)
+        request = asyncio.create_task(clerk.file("early"))
+        assert (await clerk.health())["status"] == "starting"
+        clerk.process.send_signal(signal.SIGTERM)
+        assert await clerk.ended(BUDGETS.handler_s / 2) == 0
+    finally:
+        await server.restart()
+    answer = await request
+    assert (answer.status_code, answer.json()["code"]) == (503, "starting")

@@ -87,6 +87,7 @@ class Process:
             finally:
                 for task in (starting, stopping):
                     task.cancel()
+                self._ready.set()  # whoever still waits for the start is told that it did not come
                 await server.stop(BUDGETS.handler_s)
                 await self._close()
 
