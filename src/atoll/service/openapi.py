@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from atoll.service import annotations as types
 from atoll.service.operations import BODY_LIMIT_BYTES, Argument, From, Operation
+from atoll.service.problems import title
 from atoll.service.schemas import Schemas
 
 if TYPE_CHECKING:
@@ -170,14 +170,14 @@ def _file(argument: Argument) -> dict[str, Any]:
 
 
 def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
-    success: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
+    success: dict[str, Any] = {"description": title(operation.status)}
     if _has_schema(operation):
         success["content"] = {"application/json": {"schema": schemas.of(operation.returns)}}
     responses = {str(operation.status): success}
     for status, codes in sorted(_problems(operation).items()):
         if codes:
             responses[str(status)] = {
-                "description": f"{_phrase(status)}: {', '.join(sorted(codes))}",
+                "description": f"{title(status)}: {', '.join(sorted(codes))}",
                 "content": _PROBLEM_RESPONSE["content"],
             }
     responses["default"] = _PROBLEM
@@ -201,13 +201,6 @@ def _problems(operation: Operation) -> Mapping[int, set[str]]:
     if sources & {From.BODY, From.FORM, From.FILE, *_IN_URL}:
         found.setdefault(422, set()).add("invalid")
     return found
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
 
 
 def _add_mounted(service: Service, paths: dict[str, Any]) -> None:

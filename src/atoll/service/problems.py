@@ -33,7 +33,7 @@ class Problem(msgspec.Struct, frozen=True):
         """`type` is relative to the service; `request_id` finds the line in the logs."""
         document: dict[str, Any] = {
             "type": f"/problems/{self.code}",
-            "title": _title(self.status),
+            "title": title(self.status),
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
@@ -71,7 +71,7 @@ def _unexpected(error: BaseException) -> Problem:
 def _of_starlette(error: Any, status: int) -> Problem:
     """A Starlette HTTPException, raised by code that knows it."""
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
-    code = _title(status).lower().replace(" ", "_").replace("-", "_").replace("'", "")
+    code = title(status).lower().replace(" ", "_").replace("-", "_").replace("'", "")
     return Problem(status, code, str(error.detail), headers=headers)
 
 
@@ -84,7 +84,19 @@ def _challenge(error: Mistake) -> tuple[tuple[bytes, bytes], ...]:
     return ()
 
 
-def _title(status: int) -> str:
+# Python 3.13 took the new names of RFC 9110; contracts and answers must not depend on the interpreter.
+_OLDER_NAMES = {
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    416: "Requested Range Not Satisfiable",
+    422: "Unprocessable Entity",
+}
+
+
+def title(status: int) -> str:
+    """What the status is called, on every version of Python."""
+    if status in _OLDER_NAMES:
+        return _OLDER_NAMES[status]
     try:
         return HTTPStatus(status).phrase
     except ValueError:
