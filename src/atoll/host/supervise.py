@@ -15,22 +15,21 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from atoll.errors import EngineOutage
+from atoll.host import logs
 from atoll.host.guard import Reaper, wish
 from atoll.host.ports import bind
 from atoll.host.processes import ProcessSpec
 from atoll.host.sessions import Session, kill_sessions, start_time
 
-__all__ = ["Child", "Died", "Probe", "Supervisor", "log_tail"]
+__all__ = ["Child", "Died", "Probe", "Supervisor"]
 
 Probe = Callable[[ProcessSpec], Awaitable[None]]  # returns when the process is healthy
 
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _CALM_S = 10.0  # a process that ran this long begins with the first backoff again
-_LOG_LIMIT_BYTES = 20_000_000
 
 
 class Died(EngineOutage):
@@ -172,7 +171,7 @@ class Supervisor:
         listener = self._listener(spec)
         child.exited = asyncio.Event()
         try:
-            with _open_log(spec.log) as log:
+            with logs.open_log(spec.log) as log:
                 child.log_offset = log.tell()
                 child.popen = self._popen(spec, listener, log)
         finally:
@@ -239,7 +238,7 @@ class Supervisor:
             if code < 0
             else f"exited ({code})"
         )
-        tail = log_tail(child.spec.log, child.log_offset)
+        tail = logs.tail(child.spec.log, child.log_offset)
         text = "\n".join(f"    {line}" for line in tail)
         return f"{child.spec.name} {how}" + (f"; the end of {child.spec.log}:\n{text}" if tail else "; it wrote no log")
 
@@ -256,25 +255,6 @@ class Supervisor:
 async def _bounded(probe: Probe, spec: ProcessSpec) -> None:
     async with asyncio.timeout(spec.start_timeout_s):
         await probe(spec)
-
-
-def _open_log(path: Path) -> Any:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _LOG_LIMIT_BYTES:
-            os.replace(path, path.with_suffix(".log.1"))
-    return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))  # the caller closes it
-
-
-def log_tail(path: Path, offset: int = 0, lines: int = 12) -> list[str]:
-    """The last lines that were written after `offset`."""
-    try:
-        with open(path, "rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(offset, size - 16_384))
-            text = log.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
 
 
 def _signal(code: int) -> str:
