@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
+import pty
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from atoll.system.budgets import BUDGETS
 from tests.support.load import Ask, load
-from tests.support.system import RunningSystem, running
+from tests.support.system import RunningSystem, running, system
 from tests.support.waiting import until_sync
 
 PAUSE_S = BUDGETS.lease_s + 2
@@ -74,3 +78,71 @@ def test_a_process_at_a_breakpoint_for_longer_than_its_lease_loses_nothing(pair:
         wanted = {str((one.ask.json or {})["text"]): 1 for one in answers.all}
         until_sync(lambda: wanted.keys() <= copies(pair).keys(), 20)
         assert {text: times for text, times in copies(pair).items() if text in wanted} == wanted
+
+
+_BREAKPOINT = """
+
+@service.get("/middle/stop", public=True)
+async def stop() -> dict[str, str]:
+    word = "as written"
+    breakpoint()
+    return {"word": word}
+"""
+
+
+class Terminal:
+    """The other end of a process's terminal."""
+
+    def __init__(self, end: int) -> None:
+        self._end = end
+        self.shown = ""
+
+    def type(self, text: str, answer: str) -> None:
+        """Returns once `answer` is shown."""
+        os.write(self._end, text.encode())
+        self.until(answer)
+
+    def until(self, answer: str) -> None:
+        before = len(self.shown)
+
+        def seen() -> bool:
+            while select.select([self._end], [], [], 0)[0]:
+                self.shown += os.read(self._end, 65_536).decode()
+            return answer in self.shown[before:]
+
+        until_sync(seen, 20, f"{answer!r} on the terminal")
+
+
+@contextmanager
+def terminal(pair: RunningSystem, service: str) -> Iterator[Terminal]:
+    """`atoll run service` in a terminal of its own."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(pair.command("run", service), stdin=its, stdout=its, stderr=its, start_new_session=True)
+    os.close(its)
+    try:
+        yield Terminal(ours)
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(20)
+        os.close(ours)
+    assert code == 0
+
+
+def test_a_debugger_s_prompt_is_answered_in_the_terminal_while_requests_wait(tmp_path: Path) -> None:
+    with system("pair", tmp_path / "pair") as pair, ThreadPoolExecutor() as pool:
+        code = pair.folder / "services" / "middle" / "middle" / "service.py"
+        code.write_text(code.read_text() + _BREAKPOINT)
+        pair.up()
+        with terminal(pair, "middle") as typing, pair.client() as http:
+            until_sync(lambda: not pair.replicas("middle"), 20)
+            stopped = pool.submit(http.get, "/middle/stop")
+            typing.until("(Pdb)")
+            waiting = pool.submit(http.get, "/middle/process")
+            typing.type("word\n", "'as written'")
+            typing.type("word = 'as typed'\n", "(Pdb)")
+            assert not stopped.done()
+            assert not waiting.done()
+            typing.type("c\n", "c")
+            assert stopped.result(20).json() == {"word": "as typed"}
+            assert waiting.result(20).status_code == 200
+        until_sync(lambda: pair.replicas("middle"), 20)

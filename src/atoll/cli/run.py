@@ -43,4 +43,16 @@ def _become(lent: dict[str, Any]) -> int:
     started_in = ("", os.environ.get("PWD", ""), str(lent["system"]))
     sys.path[:] = [entry for entry in sys.path if entry not in started_in]
     sys.argv = argv[3:]
+    if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:  # nobody else's debugger
+        sys.breakpointhook = _pause
     return main()
+
+
+def _pause(*, header: str | None = None) -> None:
+    """Python's debugger, except that Ctrl-C still ends the service after `c`, and does not bring the prompt back."""
+    import pdb
+
+    debugger = pdb.Pdb(nosigint=True)
+    if header is not None:
+        debugger.message(header)
+    debugger.set_trace(sys._getframe(1))
