@@ -1,9 +1,8 @@
-"""What the HTTP server promises, asked byte by byte: order, framing, limits, ends."""
+"""What a service counts on its HTTP server for, asked byte by byte: order, framing, ends."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -117,62 +116,6 @@ async def test_a_pipelined_body_that_comes_late_is_read() -> None:
         assert (await answers.next())[2] == b"POST /b late"
 
 
-async def test_a_chunked_body_arrives_whole_and_its_trailers_are_no_headers() -> None:
-    seen: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await echo(scope, receive, send)
-        seen.append(dict(scope["headers"]))
-
-    async with serving(app) as (_, connect):
-        reader, writer = await connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-        writer.write(b"2\r\nde\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
-        assert (await Answers(reader).next())[2] == b"POST / abcde"
-        assert b"authorization" not in seen[0]
-
-
-async def test_a_large_body_is_taken_no_faster_than_it_is_read() -> None:
-    gate = asyncio.Event()
-
-    async def waits(scope: Any, receive: Any, send: Any) -> None:
-        await gate.wait()
-        await echo(scope, receive, send)
-
-    async with serving(waits) as (server, connect):
-        reader, writer = await connect()
-        size = 32_000_000
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
-        writer.write(b"x" * size)
-        (connection,) = [one async for one in _connections(server)]
-        await until(lambda: connection.exchange is not None and connection.exchange._unread_bytes > 65_536, timeout_s=5)
-        assert connection.exchange._unread_bytes < 2_000_000
-        gate.set()
-        assert len((await Answers(reader).next())[2]) == size + len(b"POST / ")
-
-
-async def _connections(server: Server) -> AsyncIterator[Any]:
-    await until(lambda: bool(server.connections), timeout_s=5)
-    for one in server.connections:
-        yield one
-
-
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_a_body_of_unknown_length_ends_where_the_client_can_tell(version: bytes) -> None:
-    async def stream(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for piece in (b"one ", b"", b"two"):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body"})
-
-    async with serving(stream) as (_, connect):
-        reader, writer = await connect()
-        writer.write(b"GET / HTTP/%b\r\nHost: x\r\nConnection: close\r\n\r\n" % version)
-        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
-        assert b"connection: close" in head
-        assert body == (b"one two" if version == b"1.0" else b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
-
-
 async def test_the_answer_to_head_has_headers_and_no_body() -> None:
     async with serving(echo) as (_, connect):
         reader, writer = await connect()
@@ -199,7 +142,6 @@ async def test_a_client_that_waits_for_permission_to_send_gets_it() -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nna me: x\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: " + b"b" * 200_000, 431),
     ],
 )
 async def test_what_is_not_http_is_refused_and_the_connection_ends(sent: bytes, status: int) -> None:
@@ -208,23 +150,6 @@ async def test_what_is_not_http_is_refused_and_the_connection_ends(sent: bytes, 
         writer.write(sent)
         answer = await asyncio.wait_for(reader.read(), 5)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-
-
-async def test_what_is_wrong_after_a_good_request_does_not_garble_its_answer() -> None:
-    async with serving(echo) as (_, connect):
-        reader, writer = await connect()
-        writer.write(b"GET /good HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
-        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 OK")
-        assert b"connection: close" in head
-        assert body == b"GET /good "
-
-
-async def test_a_request_for_an_upgrade_is_answered_as_the_request_that_it_is() -> None:
-    async with serving(echo) as (_, connect):
-        reader, writer = await connect()
-        writer.write(b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"GET /chat ")
 
 
 async def test_who_goes_away_is_noticed_by_whoever_listens() -> None:
@@ -243,33 +168,6 @@ async def test_who_goes_away_is_noticed_by_whoever_listens() -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.close()
         await until(lambda: heard == ["http.disconnect"], timeout_s=5)
-
-
-async def test_an_application_that_fails_answers_500(caplog: pytest.LogCaptureFixture) -> None:
-    async def fails(scope: Any, receive: Any, send: Any) -> None:
-        raise ZeroDivisionError
-
-    async with serving(fails) as (_, connect):
-        reader, writer = await connect()
-        with caplog.at_level(logging.ERROR):
-            writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
-            status, headers, _ = await Answers(reader).next()
-    assert (status, headers["connection"]) == (500, "close")
-    assert "GET /x failed" in caplog.text
-
-
-@pytest.mark.parametrize("header", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb"])
-async def test_a_header_never_becomes_two(header: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    async def splits(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", header)]})
-        await send({"type": "http.response.body"})
-
-    async with serving(splits) as (_, connect):
-        reader, writer = await connect()
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        status, headers, _ = await Answers(reader).next()
-    assert status == 500
-    assert "set-cookie" not in headers
 
 
 @pytest.mark.parametrize("body", [b"short", b"much too long"])
@@ -329,4 +227,4 @@ async def test_what_does_not_finish_in_time_is_cancelled(caplog: pytest.LogCaptu
         await begun.wait()
         await server.stop(0.05)
         assert (await Answers(reader).next())[0] == 500
-        assert not server.tasks
+    assert "timeout graceful shutdown exceeded" in caplog.text

@@ -372,6 +372,21 @@ async def test_errors_are_problems_and_the_services_own_keep_their_code_hint_and
     assert answers["missing"].headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nb", "a\rb"])
+async def test_a_header_of_a_response_never_becomes_two(value: str) -> None:
+    service = Service("orders", database=None)
+
+    @service.get("/split", public=True)
+    async def split() -> Response:
+        return Response(b"", headers={"x": value})
+
+    async with serving(service) as client:
+        answer = await client.get("/split")
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "bug")
+    assert "x" not in answer.headers
+
+
 async def test_an_unexpected_error_leaks_nothing_and_logs_everything(caplog: pytest.LogCaptureFixture) -> None:
     service = Service("orders")
 

@@ -13,6 +13,7 @@ import pytest
 DRIVERS = {"aiosqlite", "alembic", "asyncpg", "pymongo", "sqlalchemy"}
 ADMINISTRATION = {"argon2", "atoll.cli", "atoll.engines", "atoll.host", "atoll.provision", "click", "watchfiles"}
 SERVERS = {"a2wsgi", "h11", "httpx", "nats", "uvicorn"}
+UVICORN = {"a2wsgi", "anyio", "click", "email", "logging.config", "multiprocessing", "tempfile", "uvicorn", "watchfiles"}
 WHEN_USED = {"anyio", "cryptography", "email", "jinja2", "joserfc", "multipart", "pydantic", "starlette", "tempfile", "yaml"}
 NEVER = {"atoll.testing", "logging.config", "multiprocessing", "pkg_resources", "setuptools", "unittest"}
 RUNTIME = DRIVERS | ADMINISTRATION | SERVERS | WHEN_USED | NEVER
@@ -38,7 +39,7 @@ def imported(program: str) -> set[str]:
 @pytest.mark.parametrize(
     ("program", "unwanted"),
     [
-        pytest.param(SERVICE, RUNTIME, id="service"),
+        pytest.param(SERVICE, RUNTIME - UVICORN, id="service"),
         pytest.param(CONTROLLER, RUNTIME | {"sqlite3", "httptools"}, id="gateway"),
         pytest.param(HOST, DRIVERS | SERVERS | WHEN_USED | NEVER | {"argon2", "watchfiles"}, id="host"),
     ],

@@ -170,7 +170,10 @@ class _Endpoint:
         except Exception as error:
             answer = _answer_of(problem_of(error))
         if answer.response is not None:
-            await answer.response(call.scope, call.receive, send)
+            try:
+                await answer.response(call.scope, call.receive, _unsplit(send))
+            except _SplitHeader as error:
+                await refuse(call.scope, send, problem_of(error))
         else:
             await _send(call.scope, send, answer)
 
@@ -239,6 +242,22 @@ class _Endpoint:
         if status == 204:
             return Answer(204, b"", [])
         return Answer(status, self._kit.encode(result), self._headers)
+
+
+class _SplitHeader(Bug):
+    """Nothing of the response was sent."""
+
+
+def _unsplit(send: Send) -> Send:
+    """A line break in a header of a handler's own response would make two of it (RFC 9110 §5.5)."""
+
+    async def checked(message: MutableMapping[str, Any]) -> None:
+        for name, value in message.get("headers", ()):
+            if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
+                raise _SplitHeader(f"the header {name[:50]!r} of a response has a line break in it")
+        await send(message)
+
+    return checked
 
 
 async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
