@@ -63,6 +63,8 @@ class Health:
         """At most one question every half second, however many ask."""
         if self._database is None:
             return "none"
+        if self.stage == "starting":  # not an answer to remember: it is being opened
+            return "opening"
         asked_at, state = self._database_state
         if time.monotonic() - asked_at < _ASK_AGAIN_S and state:
             return state
