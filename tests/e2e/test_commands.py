@@ -149,6 +149,21 @@ def texts(pair: RunningSystem) -> list[str]:
         return [copy["text"] for copy in http.get("/right/copies").json()]
 
 
+def test_programs_read_what_commands_did(pair: RunningSystem) -> None:
+    replicas = ["middle-1", "middle-2"]
+    assert json.loads(pair.must("scale", "middle=2", "--json")) == {"service": "middle", "replicas": replicas}
+    assert pair.replicas("middle") == replicas
+    replaced = json.loads(pair.must("restart", "middle", "--json"))["replaced"]
+    assert [one["old"] for one in replaced] == replicas
+    assert sorted(one["new"] for one in replaced) == sorted(pair.replicas("middle"))
+    (accepted,) = json.loads(pair.must("contract", "accept", "middle", "--json"))
+    assert accepted == {"service": "middle", "state": "new", "file": "contracts/middle.json"}
+    assert json.loads(pair.must("migrate", "right", "--json")) == {"service": "right", "applied": []}
+    said = [json.loads(line) for line in pair.must("logs", "right", "-n", "1", "--json").splitlines()]
+    assert [one["process"] for one in said] == ["right-1"]
+    pair.must("scale", "middle=1")
+
+
 def test_events_that_fail_are_listed_shown_and_handled_again(poisoned: RunningSystem, tmp_path: Path) -> None:
     assert parked(poisoned) == []
     post(poisoned, "bad for a while")

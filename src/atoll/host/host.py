@@ -20,6 +20,7 @@ from atoll.errors import AtollError, EngineOutage, SystemMistake
 from atoll.host import logs, processes, state
 from atoll.host.announce import Announcer
 from atoll.host.bus import BusHost
+from atoll.host.commands import Commands
 from atoll.host.contracts import Deriver, check
 from atoll.host.control import Control
 from atoll.host.databases import Databases
@@ -29,7 +30,7 @@ from atoll.host.layout import Layout
 from atoll.host.lock import Lock
 from atoll.host.machine import Machine, Options
 from atoll.host.ports import Ports
-from atoll.host.probes import healthy, probe
+from atoll.host.probes import probe
 from atoll.host.processes import AUTH, Known, ProcessSpec, Slot, auth_service
 from atoll.host.replicas import Replicas
 from atoll.host.secrets import Secrets
@@ -39,7 +40,7 @@ from atoll.host.supervise import Supervisor
 from atoll.host.versions import Versions
 from atoll.system import files
 from atoll.system.contract import Contract
-from atoll.system.manifest import MOST_REPLICAS, ServiceSpec
+from atoll.system.manifest import ServiceSpec
 
 __all__ = ["Host", "Report", "run"]
 
@@ -59,15 +60,6 @@ class Report:
 
 
 @dataclass
-class Lent:
-    """A service whose place a foreground process (`atoll run`) has; `count` replicas come back after it."""
-
-    slot: Slot
-    pid: int
-    count: int
-
-
-@dataclass
 class Host:
     """One running system. Made with the lock held and the reaper running; `serve` is its whole life."""
 
@@ -78,7 +70,6 @@ class Host:
     contracts: dict[str, Contract] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
     down: dict[str, str] = field(default_factory=dict)
-    lent: dict[str, Lent] = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
     ready: bool = False
 
@@ -96,9 +87,10 @@ class Host:
         self.gateway = GatewayHost(self.machine)
         self.databases = Databases(self.machine)
         self.announcer = Announcer(self.bus)
-        self.replicas = Replicas(self.machine, self.plan, self.gateway.confirm, self._arrived, self._leaving)
+        self.replicas = Replicas(self.machine, self.plan, self.gateway.confirm, self.arrived, self._leaving)
         self.deriver = Deriver(self.system, self.layout.contracts, self.machine.variables)
-        self.control = Control(self.layout.control, self.obey)
+        self.commands = Commands(self)
+        self.control = Control(self.layout.control, self.commands.obey)
 
     # the life
 
@@ -111,9 +103,9 @@ class Host:
         try:
             await self.control.start()
             if await self._unless_stopped(self.up()):
-                self._go(self._tidy())
-                self._go(self._limit_logs())
-                reloading = self._go(self._reload())
+                self.go(self._tidy())
+                self.go(self._limit_logs())
+                reloading = self.go(self._reload())
                 await asyncio.sleep(0)  # it watches before anybody is told that the system is up
                 self.report.ready(self.summary())
                 await self._unless_stopped(reloading)
@@ -138,20 +130,20 @@ class Host:
         self.gateway.check_port()
         await self._derive_all()
         self.gateway.write(self.contracts)
-        started = [self._go(self.gateway.start(self.bus.url("gateway")))]
-        started += [self._go(self._start_simulator(spec)) for spec in self._simulators()]
+        started = [self.go(self.gateway.start(self.bus.url("gateway")))]
+        started += [self.go(self._start_simulator(spec)) for spec in self._simulators()]
         await self.bus.start(self.contracts)
         await self.bus.forget_all()
         await self.announcer.start()
-        started.append(self._go(self.bus.provision(self.contracts)))
-        started += [self._go(self._start_service(spec)) for spec in self._own_services()]
+        started.append(self.go(self.bus.provision(self.contracts)))
+        started += [self.go(self._start_service(spec)) for spec in self._own_services()]
         await _all(started)
         await self._settle()
         self.engines = {"nats": self.bus.version(), "envoy": self.gateway.version(), **self.databases.versions}
         self.ready = True
-        self._record()
+        self.record()
 
-    def _go(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def go(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Does it beside everything else; what is left of it when the host ends is cancelled."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -169,7 +161,7 @@ class Host:
         return auth_service(self.system) if service == AUTH else self.system.service(service)
 
     async def _derive_all(self) -> None:
-        await _all([self._go(self._derive(spec)) for spec in self._own_services()])
+        await _all([self.go(self._derive(spec)) for spec in self._own_services()])
         check(self.system, self.contracts)
         self._compare()
 
@@ -177,7 +169,7 @@ class Host:
         """The contract; the database is opened as soon as its kind is known, without waiting for other contracts."""
         contract = await self.deriver.contract(spec)
         self.contracts[spec.name] = contract
-        self._opening[spec.name] = self._go(self._open_database(spec, contract))
+        self._opening[spec.name] = self.go(self._open_database(spec, contract))
 
     async def _open_database(self, spec: ServiceSpec, contract: Contract) -> None:
         external = self.system.auth.database_url if spec.name == AUTH else spec.database_url
@@ -238,9 +230,7 @@ class Host:
         await self.control.close()
         await _cancel([*self._tasks, *self._opening.values()])
         await self.announcer.close()
-        for lent in self.lent.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(lent.pid, signal.SIGTERM)
+        self.commands.end()
         children = {name: child.spec.kind for name, child in self.supervisor.children.items()}
         for kinds in (("gateway",), ("client", "service", "auth"), ("simulator", "database", "bus")):
             names = [name for name, kind in children.items() if kind in kinds]
@@ -249,13 +239,13 @@ class Host:
             self._recording.cancel()
         self.layout.state.unlink(missing_ok=True)
 
-    def _is_mute(self, service: str) -> bool:
+    def is_mute(self, service: str) -> bool:
         """Whether its replicas can't announce themselves."""
         spec = self.spec(service)
         return spec.kind == "client" or bool(spec.command)
 
-    async def _arrived(self, slot: Slot) -> None:
-        if self._is_mute(slot.service):
+    async def arrived(self, slot: Slot) -> None:
+        if self.is_mute(slot.service):
             await self.announcer.announce(slot, self.contracts[slot.service].digest)
 
     async def _leaving(self, slot: Slot) -> None:
@@ -281,102 +271,6 @@ class Host:
         if service == AUTH:
             return processes.auth(self.system, contract, slot, self.known())
         return processes.replica(self.system, self.system.service(service), contract, slot, self.known())
-
-    # commands
-
-    async def obey(self, request: dict[str, Any], say: Callable[[str], None]) -> Any:
-        """One request of a command; what it changed is recorded when this returns. Raises AtollError."""
-        try:
-            return await self._obey(request, say)
-        finally:
-            if not self.stopping.is_set():
-                self._record()
-
-    async def _obey(self, request: dict[str, Any], say: Callable[[str], None]) -> Any:
-        match request.get("do"):
-            case "ps":
-                return state.shown(self.snapshot())
-            case "down":
-                self.stopping.set()
-            case "env":
-                return self._described(self._replaceable(request["name"]))
-            case "restart":
-                replaced = await self.replicas.roll(self._replaceable(request["name"]), say)
-                return [{"old": old.name, "new": new.name} for old, new in replaced]
-            case "scale":
-                return await self._scale(request["name"], int(request["count"]), say)
-            case "lend":
-                return await self._lend(request["name"], int(request["pid"]))
-            case "release":
-                await self._take_back(request["name"])
-            case other:
-                raise SystemMistake(f"the host knows no {other!r}", hint="host and command are of different versions of atoll?")
-        return None
-
-    def _replaceable(self, name: str) -> str:
-        """The name of a service that can run now. Raises SystemMistake."""
-        spec = self.spec(name)
-        if name in self.down:
-            raise EngineOutage(f"{name} is down: {self.down[name]}")
-        if spec.kind == "simulator" or name not in self.contracts or name not in self.urls:
-            raise SystemMistake(f"{name} can't be asked for that", hint="it is a simulator, or not started yet: `atoll ps`")
-        return name
-
-    async def _scale(self, name: str, count: int, say: Callable[[str], None]) -> list[str]:
-        service = self._replaceable(name)
-        if not 0 <= count <= MOST_REPLICAS:
-            raise SystemMistake(f"{service} can have 0 to {MOST_REPLICAS} replicas, not {count}")
-        if count > 1 and self.contracts[service].database == "sqlite":
-            raise SystemMistake(f"{service} has its data in SQLite, which one replica writes", hint="PostgreSQL takes many")
-        await self.replicas.scale(service, count)
-        names = [slot.name for slot in self.replicas.slots(service)]
-        say(f"{service}: {', '.join(names) or 'no replica'}")
-        return names
-
-    def _described(self, name: str, slot: Slot | None = None) -> dict[str, Any]:
-        """How a process of `name` would be started: also what `atoll run` becomes."""
-        plan = self.plan(name, slot or self.replicas.slot(name, 1))
-        return {
-            "replica": plan.name,
-            "argv": list(plan.argv),
-            "environment": dict(plan.environment),
-            "folder": str(plan.folder),
-            "system": str(self.system.folder),
-        }
-
-    async def _lend(self, name: str, pid: int) -> dict[str, Any]:
-        """A free slot for the process `pid`; the supervised replicas go when the gateway has found it."""
-        service = self._replaceable(name)
-        if service in self.lent:
-            raise SystemMistake(f"{service} runs in a foreground already (pid {self.lent[service].pid})", hint="end that first")
-        async with self.replicas.lock(service):
-            former = self.replicas.slots(service)
-            (slot,) = self.replicas.free(service, 1)
-            self.lent[service] = Lent(slot, pid, len(former))
-        self._go(self._give_way(service, slot, former))
-        return self._described(service, slot)
-
-    async def _give_way(self, service: str, slot: Slot, former: Iterable[Slot]) -> None:
-        """Old ones stay until requests reach the new one, however long its debugger takes."""
-        if self._is_mute(service):
-            await healthy(slot.port)
-            await self._arrived(slot)
-        while service in self.lent and self.lent[service].slot == slot:
-            if await self.gateway.confirm(service, slot.address):
-                await asyncio.gather(*(self.replicas.stop_slot(old) for old in former))
-                return
-
-    async def _take_back(self, name: str) -> None:
-        lent = self.lent.pop(name, None)
-        if lent is None or self.stopping.is_set():
-            return
-        with contextlib.suppress(AtollError):
-            await self.announcer.withdraw(lent.slot)
-            await self.bus.forget(f"{name}.{lent.slot.name}")
-        missing = lent.count - len(self.replicas.slots(name))
-        if missing > 0:
-            self.say(f"{lent.slot.name} left the foreground; {name} is supervised again")
-            await self.replicas.start(name, missing)
 
     # reload
 
@@ -420,9 +314,10 @@ class Host:
     def changed(self) -> None:
         """Something is to be recorded: soon, because replacing a file may wait for the disk and changes come in swarms."""
         if self._recording is None:
-            self._recording = asyncio.get_running_loop().call_later(_RECORD_S, self._record)
+            self._recording = asyncio.get_running_loop().call_later(_RECORD_S, self.record)
 
-    def _record(self) -> None:
+    def record(self) -> None:
+        """Now."""
         if self._recording is not None:
             self._recording.cancel()
             self._recording = None

@@ -64,7 +64,7 @@ class Reloader:
         if differs:
             await host.bus.widen(host.contracts)
             await host.bus.announce(host.contracts)
-        if name not in host.lent and name not in host.down:
+        if name not in host.commands.lent and name not in host.down:
             await host.replicas.roll(name, host.say)
         if differs:
             await host.bus.narrow(host.contracts)
