@@ -197,7 +197,8 @@ class Wire:
 
     async def wait_connected(self, timeout_s: float) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._established.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._established.wait()
         return self.connected
 
     async def close(self) -> None:
@@ -271,7 +272,8 @@ class Wire:
         """Returns when the connection is gone; a peer that misses two pings is as good as gone."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._broken.wait(), self._ping_interval_s)
+                async with asyncio.timeout(self._ping_interval_s):
+                    await self._broken.wait()
             if self._broken.is_set():
                 return
             if connection.unanswered_pings >= _MISSED_PINGS and connection.transport is not None:
@@ -362,7 +364,8 @@ class Wire:
     async def _clear_to_write(self, timeout_s: float) -> None:
         if not self.writable.is_set():
             try:
-                await asyncio.wait_for(self.writable.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self.writable.wait()
             except TimeoutError:
                 raise BusOutage(f"the bus took nothing for {timeout_s:g} s") from None
         if self._connection is None:

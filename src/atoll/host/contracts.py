@@ -103,7 +103,8 @@ class Deriver:
             preexec_fn=wish().between,
         )
         try:
-            out, err = await asyncio.wait_for(child.communicate(), _TIMEOUT_S)
+            async with asyncio.timeout(_TIMEOUT_S):
+                out, err = await child.communicate()
         except TimeoutError:
             hint = "importing a service must not connect, read or wait"
             raise SystemMistake(f"{spec.name} took over {_TIMEOUT_S:g} s to import", where=spec.where, hint=hint) from None

@@ -44,6 +44,7 @@ from atoll.system.manifest import ServiceSpec
 
 __all__ = ["Host", "Report", "run"]
 
+_CANCEL_AGAIN_S = 0.5
 _TIDY_EVERY_S = 3600.0
 _LOGS_EVERY_S = 5.0
 _CONFIRM_S = 10.0
@@ -368,10 +369,12 @@ async def _all(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancels until they are gone: a library may swallow a cancellation (asyncio.wait_for before Python 3.12 does)."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 def run(folder: Path, options: Options, report: Report) -> None:

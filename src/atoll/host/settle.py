@@ -66,7 +66,8 @@ async def backlog(port: int) -> dict[str, int]:
         reader, writer = await asyncio.open_connection(LOOPBACK, port)
         try:
             writer.write(_REQUEST)
-            answer = await asyncio.wait_for(reader.read(), 5.0)
+            async with asyncio.timeout(5.0):
+                answer = await reader.read()
         finally:
             writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")

@@ -123,7 +123,8 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGINT)
             os.kill(child.pid, signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(child.exited.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await child.exited.wait()
         if not child.exited.is_set():
             self._say(f"{child.spec.name} did not stop within {timeout_s:g} s and is killed")
         self._bury(child)

@@ -76,7 +76,8 @@ class Announcement:
                 logger.debug("%s is not announced: %s", self.replica.key, error.detail)
                 pause_s = _RETRY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
 
     async def _beat(self) -> None:
         entry = msgspec.json.encode(msgspec.structs.replace(self.replica, beat=self._clock()))

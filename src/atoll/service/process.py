@@ -102,7 +102,8 @@ class Process:
     async def _stands(self) -> bool:
         """Waits for the start to finish: a request that comes meanwhile is late, not lost."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ready.wait(), BUDGETS.handler_s)
+            async with asyncio.timeout(BUDGETS.handler_s):
+                await self._ready.wait()
         return self._app is not None
 
     def _sources(self) -> Sources:
@@ -211,7 +212,8 @@ class Process:
         if self._loops is not None:
             await self._loops.stop()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), max(0.0, BUDGETS.drain_s - (time.monotonic() - leaving)))
+            async with asyncio.timeout(max(0.0, BUDGETS.drain_s - (time.monotonic() - leaving))):
+                await self._hurry.wait()
 
     async def _close(self) -> None:
         self._watch.stop()
