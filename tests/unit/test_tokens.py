@@ -20,7 +20,13 @@ from atoll.tokens import Claims, KeySet, TokenRefused, Verifier
 from tests.support.tokens import Mint
 
 MINT = Mint()
-NOW = time.time()
+
+
+def now() -> float:
+    """Asked anew by every test: a suite may take longer than a token lives."""
+    return time.time()
+
+
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.+/= é\n"
 
 
@@ -36,18 +42,18 @@ def refusal(attempt: Callable[[], Claims]) -> str:
     return caught.value.code
 
 
-def refused(token: str, by: Verifier | None = None, now: float = NOW) -> str:
-    return refusal(partial((by or verifier()).verify, token, now))
+def refused(token: str, by: Verifier | None = None, at: float | None = None) -> str:
+    return refusal(partial((by or verifier()).verify, token, now() if at is None else at))
 
 
 def test_a_good_token_gives_its_claims() -> None:
-    claims = verifier().verify(MINT.token("ada", "orders:read orders:write"), NOW)
+    claims = verifier().verify(MINT.token("ada", "orders:read orders:write"), now())
     assert (claims.sub, claims.iss, claims.aud) == ("ada", MINT.issuer, MINT.audience)
     assert claims.scopes == {"orders:read", "orders:write"}
 
 
 def test_a_token_without_scopes_has_none() -> None:
-    assert verifier().verify(MINT.token(scope=""), NOW).scopes == frozenset()
+    assert verifier().verify(MINT.token(scope=""), now()).scopes == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_any_single_changed_character_is_refused(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.sampled_from(ALPHABET).filter(lambda character: character != token[at]))
     by = verifier()
-    by.verify(token, NOW)
+    by.verify(token, now())
     refused(token[:at] + other + token[at + 1 :], by)
 
 
@@ -150,11 +156,11 @@ def test_what_joserfc_refuses_is_refused(signature: bytes) -> None:
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(sub=st.text(max_size=50), scope=st.text(max_size=50), lifetime_s=st.integers(1, 10**6))
 def test_what_auth_signs_reads_the_same_here_and_in_joserfc(sub: str, scope: str, lifetime_s: int) -> None:
-    claims = MINT.claims(sub, scope, exp=int(NOW) + 10 + lifetime_s)
+    claims = MINT.claims(sub, scope, exp=int(now()) + 10 + lifetime_s)
     token = MINT.token(sub, scope, exp=claims.exp)
     public = ECKey.import_key({"kty": "EC", "crv": "P-256", "x": MINT.key.x, "y": MINT.key.y})
     judged = json.loads(jws.deserialize_compact(token, public, algorithms=["ES256"]).payload)
-    mine = verifier().verify(token, NOW)
+    mine = verifier().verify(token, now())
     assert (mine.sub, mine.scope, mine.exp) == (judged["sub"], judged["scope"], judged["exp"]) == (sub, scope, claims.exp)
 
 
@@ -170,16 +176,16 @@ def test_a_withdrawn_key_refuses_its_remembered_tokens_at_once() -> None:
     other = Mint()
     by = verifier(keys=KeySet.of([MINT.key.public, other.key.public]))
     mine, theirs = MINT.token(), other.token()
-    by.verify(mine, NOW)
-    by.verify(theirs, NOW)
+    by.verify(mine, now())
+    by.verify(theirs, now())
     by.update(other.key_set)
     assert refused(mine, by) == "token_key"
-    assert by.verify(theirs, NOW)
+    assert by.verify(theirs, now())
 
 
 def test_a_key_replaced_under_its_name_refuses_the_old_ones_tokens() -> None:
     by, token = verifier(), MINT.token()
-    by.verify(token, NOW)
+    by.verify(token, now())
     impostor = Mint().key.public
     by.update(KeySet.of([type(impostor)(kid=MINT.key.kid, x=impostor.x, y=impostor.y)]))
     assert refused(token, by) == "token_signature"
@@ -189,12 +195,12 @@ def test_a_key_that_arrives_later_verifies() -> None:
     by, token = verifier(keys=Mint().key_set), MINT.token()
     assert refused(token, by) == "token_key"
     by.update(MINT.key_set)
-    assert by.verify(token, NOW)
+    assert by.verify(token, now())
 
 
 def test_without_any_key_set_a_token_cannot_be_judged_which_is_an_outage_and_not_the_callers_mistake() -> None:
     with pytest.raises(Outage):
-        verifier(keys=KeySet()).verify(MINT.token(), NOW)
+        verifier(keys=KeySet()).verify(MINT.token(), now())
 
 
 def test_an_attack_is_refused_even_without_any_key_set() -> None:
@@ -203,10 +209,10 @@ def test_an_attack_is_refused_even_without_any_key_set() -> None:
 
 def test_the_memory_is_bounded_and_keeps_what_is_used() -> None:
     by, favourite = verifier(capacity=8), MINT.token()
-    by.verify(favourite, NOW)
+    by.verify(favourite, now())
     for number in range(20):
-        by.verify(MINT.token(jti=f"{number}"), NOW)
-        assert by.verify(favourite, NOW)
+        by.verify(MINT.token(jti=f"{number}"), now())
+        assert by.verify(favourite, now())
         assert by.remembered <= 9
     assert by.remembers(favourite)
 
@@ -220,7 +226,7 @@ def test_a_refused_token_is_not_remembered() -> None:
 
 def test_a_remembered_token_costs_less_than_two_microseconds() -> None:
     by, token = verifier(), MINT.token()
-    by.verify(token, NOW)
+    by.verify(token, now())
     best = min(_seconds_for_a_thousand(by, token) for _ in range(20))
     assert best / 1000 < 2e-6
 
@@ -228,7 +234,7 @@ def test_a_remembered_token_costs_less_than_two_microseconds() -> None:
 def _seconds_for_a_thousand(by: Verifier, token: str) -> float:
     begin = time.perf_counter()
     for _ in range(1000):
-        by.verify(token, NOW)
+        by.verify(token, now())
     return time.perf_counter() - begin
 
 
