@@ -242,4 +242,4 @@ def test_refusals_are_unauthorized() -> None:
     assert issubclass(TokenRefused, Unauthorized)
 
 
-TOKEN = MINT.token()
+TOKEN = MINT.token(exp=int(time.time()) + 86_400)
