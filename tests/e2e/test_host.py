@@ -343,7 +343,7 @@ def test_reload_takes_a_new_operation_and_subscription_and_restarts_nothing_else
         take_note(pair, "news")
         until_sync(lambda: http.get("/right/heard").json() == ["NEWS"], 20)
     until_sync(lambda: "right is reloaded" in (pair.folder / ".atoll" / "logs" / "host.log").read_text())
-    until_sync(lambda: "right-1" not in pair.processes(), what="the record to say that right-1 is gone")  # written a moment later
+    until_sync(lambda: "right-1" not in pair.processes(), what="the record of right-1 to go")
     after = {name: process["pid"] for name, process in pair.processes().items()}
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"right-1", "right-2"}
 
