@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite lock bench drill clean
+.PHONY: help up test lint types suite lock bench bench-gateway drill clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 up: $(VENV)/shop.stamp ## start the example shop on real engines, in the foreground until Ctrl-C
 	@cd examples/shop && exec ../../$(BIN)/atoll up
@@ -31,6 +31,9 @@ suite: $(VENV)/dev.stamp tests/validators/node_modules ## the tests alone
 
 bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be installed; table and JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.order_path
+
+bench-gateway: $(VENV)/dev.stamp ## measure the gateway alone beside nginx, HAProxy, Caddy and Python proxies, in one run
+	$(BIN)/python -m benchmarks.gateway
 
 drill: $(VENV)/dev.stamp ## kill things at random under load, then reconcile: make drill KILLS=1000 SEED=1
 	$(BIN)/python -m tests.chaos.drill --kills $(or $(KILLS),200) --seed $(or $(SEED),1)

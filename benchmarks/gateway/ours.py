@@ -1,0 +1,67 @@
+"""Writes the files of atoll's gateway in front of one upstream, as the controller would, and says how to start it.
+
+    python -m benchmarks.gateway.ours FOLDER plain|token|everything PORT ADMIN_PORT UPSTREAM_PORT
+
+Prints JSON: `command`, and `token`, which is good for the operation `GET /orders/{id}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from atoll.engines import envoy
+from atoll.gateway.files import write_initial
+from atoll.gateway.ir import Endpoint, Listener
+from atoll.gateway.known import Known, ServiceEntry, SystemEntry
+from atoll.registry.replica import Replica
+from atoll.system.contract import Contract
+from atoll.tokens import Claims, KeySet, SigningKey, sign
+
+ISSUER, AUDIENCE, SCOPE = "lab", "lab", "orders:read"
+# What a contract says of the one operation. The rate is one that is checked at each request and never reached.
+OPERATIONS: dict[str, dict[str, Any]] = {
+    "plain": {"security": []},
+    "token": {"security": [{"token": []}]},
+    "everything": {"security": [{"token": [SCOPE]}], "x-atoll-rate-limit": "1000000/s"},
+}
+
+
+def main(folder: str, variant: str, port: int, admin_port: int, upstream_port: int) -> None:
+    key = SigningKey.generate()
+    known = replace(_known(variant, upstream_port), keys=KeySet.of([key.public], version=1))
+    bootstrap = write_initial(Path(folder), Listener("127.0.0.1", port), Endpoint("127.0.0.1", admin_port), known)
+    command = envoy.command(envoy.find(), bootstrap, Path(folder) / "envoy.log", workers=os.cpu_count())
+    print(json.dumps({"command": command.arguments, "token": sign(_claims(), key)}))
+
+
+def _known(variant: str, upstream_port: int) -> Known:
+    operation = {"operationId": "order", "responses": {"200": {"description": "ok"}}, **OPERATIONS[variant]}
+    openapi = {
+        "openapi": "3.1.0",
+        "info": {"title": "orders", "version": "1"},
+        "paths": {"/orders/{id}": {"get": operation}},
+    }
+    contract = Contract.parse({"format": 1, "service": "orders", "openapi": openapi})
+    services = {"orders": ServiceEntry("service", "/orders", (contract.digest,))}
+    replica = Replica("orders", "orders-1", f"127.0.0.1:{upstream_port}", digest=contract.digest, beat=time.time())
+    return Known(
+        SystemEntry("lab", "http://localhost", ISSUER, AUDIENCE, services),
+        {f"orders.{contract.digest}": contract},
+        {replica.key: replica},
+    )
+
+
+def _claims() -> Claims:
+    now = int(time.time())
+    return Claims(iss=ISSUER, aud=AUDIENCE, sub="bench", scope=SCOPE, iat=now, exp=now + 86_400, jti="bench", sid="bench")
+
+
+if __name__ == "__main__":
+    folder, variant, *ports = sys.argv[1:]
+    main(folder, variant, *(int(port) for port in ports))
