@@ -30,6 +30,7 @@ COMMANDS = {
     "token": ("token", "An access token for a user of the running system."),
     "env": ("env", "The environment a replica of a service is started with."),
     "dead-letters": ("dead_letters", "Events that could not be handled: list, show, retry, discard."),
+    "gateway": ("gateway", "What the gateway does now: routes, tokens, limits, replicas."),
     "doctor": ("doctor", "What this machine has and misses for running a system."),
 }
 

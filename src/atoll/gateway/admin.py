@@ -51,6 +51,14 @@ class Admin:
         except (OSError, TimeoutError):
             return None
 
+    async def health(self) -> Mapping[tuple[str, str], str] | None:
+        """What is wrong with every endpoint or `healthy`, by cluster and address. None when Envoy does not answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return _health(await self._ask("/clusters?format=json"))
+        except (OSError, TimeoutError):
+            return None
+
     async def _ask(self, path: str) -> bytes:
         reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)
         try:
@@ -69,6 +77,19 @@ def _unchunked(body: bytes) -> bytes:
         found.append(body[end + 2 : end + 2 + size])
         at = end + size + 4
     return b"".join(found)
+
+
+def _health(body: bytes) -> dict[tuple[str, str], str]:
+    """Envoy's flags, like `failed_active_health_check`; an endpoint without any is healthy."""
+    found = {}
+    for cluster in msgspec.json.decode(body).get("cluster_statuses", ()):
+        for host in cluster.get("host_statuses", ()):
+            socket = host["address"].get("socket_address")
+            if socket:
+                flags = sorted(name for name, value in host.get("health_status", {}).items() if value is True)
+                address = str(Endpoint(socket["address"], socket["port_value"]))
+                found[cluster["name"], address] = ", ".join(flags) or "healthy"
+    return found
 
 
 def _seen(body: bytes) -> Seen:

@@ -24,7 +24,7 @@ from atoll.bus.ports import Bus, Received
 from atoll.errors import AtollError, BusOutage, EngineOutage, SystemMistake
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
-from atoll.gateway.files import digest, write, write_initial
+from atoll.gateway.files import digest, write, write_initial, write_listener
 from atoll.gateway.ir import Endpoint, Gateway, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
@@ -214,6 +214,7 @@ def _start(environment: Environment, folders: Folders) -> Known:
         known = Known(_NOBODY)
     if not Path(folders.bootstrap).exists():
         write_initial(environment.root, environment.listener, environment.admin, known)
+    write_listener(folders, environment.listener)
     return known
 
 

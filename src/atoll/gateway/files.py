@@ -22,7 +22,7 @@ from atoll.gateway.xds.folders import TYPES, Folders
 from atoll.gateway.xds.resources import render
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["body", "digest", "replace_file", "version", "write", "write_initial", "write_resources"]
+__all__ = ["body", "digest", "replace_file", "version", "write", "write_initial", "write_listener", "write_resources"]
 
 
 def write_initial(root: Path, listener: Listener, admin: Endpoint, known: Known | SystemEntry) -> Path:
@@ -34,8 +34,14 @@ def write_initial(root: Path, listener: Listener, admin: Endpoint, known: Known 
     folders = Folders(str(root.absolute()))
     write_resources(folders, render(translate(known, listener), folders))
     write(Path(folders.inputs), known.serialize())
+    write_listener(folders, listener)
     write(Path(folders.bootstrap), _pretty(bootstrap.document(folders, admin)))
     return Path(folders.bootstrap)
+
+
+def write_listener(folders: Folders, listener: Listener) -> None:
+    """What the gateway was started with, beside what it learns (`inputs.json`)."""
+    write(Path(folders.listener), _pretty(listener))
 
 
 def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> None:

@@ -51,6 +51,10 @@ class Path:
         """Whether `prefix` (whole segments) begins this path."""
         return prefix == "/" or self.template == prefix or self.template.startswith(prefix.rstrip("/") + "/")
 
+    def matches(self, path: str) -> bool:
+        """Whether a request for `path`, without its query, is one for this template."""
+        return path == self.literal if self.literal is not None else re.fullmatch(self.regex, path) is not None
+
     def __str__(self) -> str:
         return self.template
 

@@ -26,8 +26,9 @@ from atoll.host.ports import is_free, port_holder
 from atoll.host.probes import until_ready
 from atoll.host.processes import LOOPBACK, ProcessSpec, engine_process, passed
 from atoll.system.contract import Contract
+from atoll.system.manifest import System
 
-__all__ = ["GatewayHost"]
+__all__ = ["GatewayHost", "known_at_start"]
 
 ENVOY, CONTROLLER = "envoy", "gateway"
 _PAUSE_S = 0.005
@@ -67,16 +68,7 @@ class GatewayHost:
     def write(self, contracts: Mapping[str, Contract]) -> None:
         """What Envoy and the controller begin with: the keys that were known last, and no replica, since none runs yet."""
         self._forget_applied()
-        document = system_document(self.machine.system)
-        entries = {
-            name: ServiceEntry(**entry, digests=(contracts[name].digest,))
-            for name, entry in document.pop("services").items()
-            if name in contracts
-        }
-        known = Known(
-            SystemEntry(**document, services=entries),
-            contracts={f"{name}.{contract.digest}": contract for name, contract in contracts.items()},
-        )
+        known = known_at_start(self.machine.system, contracts)
         with suppress(OSError, AtollError):
             known = replace(known, keys=Known.parse((self.root / "inputs.json").read_bytes()).keys)
         write_initial(self.root, Listener(LOOPBACK, self.port), self.admin, known)
@@ -158,6 +150,20 @@ class GatewayHost:
 
     async def _probe(self, _spec: ProcessSpec) -> None:
         await until_ready(lambda: engine.ready(self.admin.host, self.admin.port))
+
+
+def known_at_start(system: System, contracts: Mapping[str, Contract]) -> Known:
+    """What a gateway knows of a system before anybody has announced anything: no keys, no replicas."""
+    document = system_document(system)
+    entries = {
+        name: ServiceEntry(**entry, digests=(contracts[name].digest,))
+        for name, entry in document.pop("services").items()
+        if name in contracts
+    }
+    return Known(
+        SystemEntry(**document, services=entries),
+        contracts={f"{name}.{contract.digest}": contract for name, contract in contracts.items()},
+    )
 
 
 async def _at_once(_spec: ProcessSpec) -> None:

@@ -36,6 +36,10 @@ class Folders:
     def inputs(self) -> str:
         return f"{self.root}/inputs.json"
 
+    @property
+    def listener(self) -> str:
+        return f"{self.root}/listener.json"
+
     def directory(self, kind: str) -> str:
         return f"{self.root}/{kind}"
 

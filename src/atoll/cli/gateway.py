@@ -1,0 +1,121 @@
+"""`atoll gateway`: what the gateway does, read from its own files, whether anything runs or not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atoll.cli.here import Here, here, json_option
+from atoll.errors import NotFound, SystemMistake
+
+if TYPE_CHECKING:
+    from atoll.gateway.ir import Gateway
+    from atoll.gateway.saved import Saved
+
+__all__ = ["command"]
+
+
+@click.group()
+def command() -> None:
+    """The gateway: what it does now. Needs neither the controller nor the bus."""
+
+
+@command.command()
+@click.argument("what", required=False, metavar="[NAME|PATH]")
+@json_option
+@here
+def show(here: Here, what: str | None, as_json: bool) -> None:
+    """What the gateway does now, all of it, or what concerns a service, an operation or a path.
+
+    The routes in the order in which they are tried, with the token each one needs; replicas with what Envoy says of them.
+    """
+    from atoll.gateway import show
+
+    saved = _saved(here)
+    gateway = saved.gateway if saved else _accepted(here)
+    if what:
+        _check(gateway, what)
+    health = asyncio.run(_health(saved))
+    if as_json:
+        click.echo(json.dumps(_document(here, gateway, health, what), indent=2, ensure_ascii=False))
+        return
+    click.echo("\n".join([*_state(here, saved, health is not None), "", show.text(gateway, health or {}, what)]))
+
+
+def _saved(here: Here) -> Saved | None:
+    from atoll.gateway.saved import Saved
+
+    return Saved.read(here.layout.gateway)
+
+
+def _accepted(here: Here) -> Gateway:
+    """The gateway of a system that has never run here: from the contracts that git has."""
+    from atoll.gateway.ir import Listener
+    from atoll.gateway.translate import translate
+    from atoll.host.gateway import known_at_start
+    from atoll.host.processes import LOOPBACK
+    from atoll.system import files
+
+    contracts = {one.name: found for one in here.system.services if (found := files.accepted(here.system, one.name))}
+    return translate(known_at_start(here.system, contracts), Listener(LOOPBACK, here.system.gateway.port))
+
+
+def _check(gateway: Gateway, what: str) -> None:
+    """Raises NotFound when no route and no cluster has to do with it."""
+    from atoll.gateway.show import chosen
+
+    if any(chosen(gateway, what)):
+        return
+    if what.startswith("/"):
+        answer = f"{gateway.fallback} gets it, the fallback" if gateway.fallback else "the answer is 404"
+        raise NotFound(f"no operation has the path {what}: {answer}", hint="`atoll gateway show` lists all paths")
+    services = sorted({cluster.service for cluster in gateway.clusters})
+    raise NotFound(f"the gateway knows no service or operation {what!r}", hint=f"services: {', '.join(services) or 'none'}")
+
+
+async def _health(saved: Saved | None) -> dict[tuple[str, str], str] | None:
+    """None when Envoy does not answer."""
+    from atoll.gateway.admin import Admin
+
+    return dict(found) if saved and (found := await Admin(saved.admin).health()) is not None else None
+
+
+def _document(here: Here, gateway: Gateway, health: Any, what: str | None) -> dict[str, Any]:
+    from atoll.gateway import show
+    from atoll.gateway.saved import applied
+
+    whole = show.plain(gateway)
+    if what:
+        routes, clusters = show.chosen(gateway, what)
+        whole = {"routes": show.plain(routes), "clusters": show.plain(clusters)}
+    replicas = [{"cluster": name, "endpoint": endpoint, "health": said} for (name, endpoint), said in (health or {}).items()]
+    shown = [one for one in replicas if one["cluster"] in {cluster["name"] for cluster in whole["clusters"]}]
+    return {**whole, "running": health is not None, "health": shown, "applied": applied(here.layout.gateway)}
+
+
+def _state(here: Here, saved: Saved | None, running: bool) -> list[str]:
+    """Whether what follows is so at this moment."""
+    from atoll.gateway.saved import applied
+
+    name = here.system.name
+    if saved is None:
+        return [f"{name} has never run here. This is what its accepted contracts ask of the gateway:"]
+    report = applied(here.layout.gateway)
+    where = f"http://{saved.listener.host}:{saved.listener.port}"
+    if not running:
+        return [f"{name} does not run: Envoy does not answer at {saved.admin}. This is what the gateway knew last:"]
+    lines = [f"{name} at {where}, version {report.get('version', 0)} of its configuration{_controller(here)}"]
+    return lines + ([f"not in use yet: {report['error']}"] if report.get("error") else [])
+
+
+def _controller(here: Here) -> str:
+    """What the host says of the controller when it is not as it should be."""
+    try:
+        state = here.ask({"do": "ps"}, quiet=True)
+    except SystemMistake:
+        return "; the host does not run, nothing changes it"
+    (found,) = [one["state"] for one in state["processes"] if one["name"] == "gateway"] or ["missing"]
+    return "" if found in ("running", "ready") else f"; its controller is {found}: the last good state stays"
