@@ -7,13 +7,13 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from atoll.database.ports import Database, Lease, LeaseLost, Parked
+from atoll.database.ports import Database, Kept, KeyInUse, Lease, LeaseLost, Parked
 from atoll.errors import Bug, DatabaseOutage, SystemMistake
 from tests.support.kinds import KINDS, Kind, Told, kind_of, write
 from tests.support.mongodb import RunningMongod
@@ -418,6 +418,133 @@ async def test_the_inbox_forgets_what_is_old_enough(database: Database) -> None:
     assert await until(lambda: database.journal.forget_inbox(0.0)) == 2
     async with database.reader() as reader:
         assert await database.journal.seen(reader, ["e1", "e2"]) == set()
+
+
+# answers to requests that may be sent again
+
+
+ANSWER = Kept(b"fingerprint", 201, b'[["content-type","application/json"]]', b'{"id":1}\xff')
+
+
+async def test_an_answer_is_kept_with_the_change_that_it_tells_of(kind: Kind, database: Database) -> None:
+    async with database.transaction(patient=True) as tx:
+        assert await database.journal.claim(tx, "k1") is None
+        await kind.insert(tx, "a", 1)
+        await database.journal.keep(tx, "k1", ANSWER)
+
+    async with opened(kind) as elsewhere, elsewhere.transaction(patient=True) as tx:
+        assert await elsewhere.journal.claim(tx, "k1") == ANSWER
+    async with database.transaction(patient=True) as tx:
+        assert await database.journal.claim(tx, "k2") is None
+    assert await rows(kind, database) == [("a", 1)]
+
+
+async def test_what_was_rolled_back_was_not_answered(kind: Kind, database: Database) -> None:
+    async def work() -> None:
+        async with database.transaction(patient=True) as tx:
+            await database.journal.claim(tx, "k1")
+            await kind.insert(tx, "a", 1)
+            await database.journal.keep(tx, "k1", ANSWER)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await work()
+
+    async with database.transaction(patient=True) as tx:
+        assert await database.journal.claim(tx, "k1") is None
+    assert await rows(kind, database) == []
+
+
+async def test_of_all_processes_that_answer_one_request_one_has_the_effect(kind: Kind, database: Database) -> None:
+    async def work(process: Database, n: int) -> Kept | None:
+        async with process.transaction(patient=True) as tx:
+            kept = await process.journal.claim(tx, "k1")
+            if kept is None:
+                await kind.insert(tx, "a", n)
+                await process.journal.keep(tx, "k1", ANSWER)
+            return kept
+
+    async with opened(kind) as second, opened(kind) as third:
+        processes = [database, second, third]
+        outcomes = await asyncio.gather(*(work(processes[n % 3], n) for n in range(12)), return_exceptions=True)
+
+    assert outcomes.count(None) == 1
+    assert all(one is None or one == ANSWER or isinstance(one, KeyInUse) for one in outcomes)
+    assert len(await rows(kind, database)) == 1
+
+
+async def test_a_second_process_is_told_at_once_that_the_first_is_at_it(kind: Kind, database: Database) -> None:
+    """SQLite has one process; should there be two for a moment, `keep` tells."""
+    if kind.name == "sqlite":
+        return
+
+    async def claim(process: Database) -> Kept | None:
+        async with process.transaction() as tx:
+            return await process.journal.claim(tx, "k1")
+
+    async with opened(kind) as other, database.transaction() as tx:
+        await database.journal.claim(tx, "k1")
+        await kind.insert(tx, "a", 1)
+        with pytest.raises(KeyInUse):
+            await claim(other)
+        await database.journal.keep(tx, "k1", ANSWER)
+
+    assert await claim(database) == ANSWER
+
+
+async def test_whoever_claims_an_id_still_waits_for_its_row(kind: Kind, database: Database) -> None:
+    """On MongoDB it is the first statement that waits for its document: a claim before it must not take that away."""
+
+    async def work(n: int) -> None:
+        async with database.transaction(patient=True) as tx:
+            assert await database.journal.claim(tx, f"k{n}") is None
+            await kind.raise_counter(tx, "a")
+            await database.journal.keep(tx, f"k{n}", ANSWER)
+
+    await asyncio.gather(*(work(n) for n in range(20)))
+
+    async with database.transaction(patient=True) as tx:
+        assert await kind.raise_counter(tx, "a") == 21
+    async with database.transaction(patient=True) as tx:
+        assert await database.journal.claim(tx, "k7") == ANSWER
+
+
+async def test_an_answer_that_was_committed_outlives_its_process(kind: Kind, database: Database) -> None:
+    crash("answered", kind)
+
+    async with database.transaction(patient=True) as tx:
+        assert await database.journal.claim(tx, "k1") == ANSWER
+    assert await rows(kind, database) == [("a", 1)]
+
+
+async def test_a_process_that_dies_while_it_answers_leaves_its_key_to_the_next(kind: Kind, database: Database) -> None:
+    crash("answering", kind)
+
+    async def claimed() -> bool:
+        async with database.transaction(patient=True) as tx:
+            return await database.journal.claim(tx, "k1") is None
+
+    assert await until(lambda: settled(claimed))
+    assert await rows(kind, database) == []
+
+
+async def settled(claimed: Callable[[], Awaitable[bool]]) -> bool:
+    """A server may not have noticed yet that its client is gone."""
+    try:
+        return await claimed()
+    except KeyInUse:
+        return False
+
+
+async def test_answers_that_are_old_enough_are_forgotten(database: Database) -> None:
+    async with database.transaction(patient=True) as tx:
+        await database.journal.claim(tx, "k1")
+        await database.journal.keep(tx, "k1", ANSWER)
+
+    assert await database.journal.forget_answers(3600.0) == 0
+    assert await until(lambda: database.journal.forget_answers(0.0)) == 1
+    async with database.transaction(patient=True) as tx:
+        assert await database.journal.claim(tx, "k1") is None
 
 
 # attempts

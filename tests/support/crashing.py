@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from atoll.database.ports import Database
+from atoll.database.ports import Database, Kept
 from tests.support.kinds import Kind, Told, die, kind_of
 
 
@@ -31,6 +31,24 @@ async def attempting(kind: Kind, database: Database) -> None:
     die()
 
 
+async def answering(kind: Kind, database: Database) -> None:
+    """After an id was claimed and the change was made, before the answer is kept."""
+    async with database.transaction(patient=True) as tx:
+        await database.journal.claim(tx, "k1")
+        await kind.insert(tx, "a", 1)
+        die()
+
+
+async def answered(kind: Kind, database: Database) -> None:
+    """After the commit of the change and its answer, before anybody was told."""
+    async with database.transaction(patient=True) as tx:
+        await database.journal.claim(tx, "k1")
+        await kind.insert(tx, "a", 1)
+        headers = b'[["content-type","application/json"]]'
+        await database.journal.keep(tx, "k1", Kept(b"fingerprint", 201, headers, b'{"id":1}\xff'))
+    die()
+
+
 async def under_load(kind: Kind, database: Database) -> None:
     """Says each row it has committed, and never ends."""
 
@@ -45,7 +63,7 @@ async def under_load(kind: Kind, database: Database) -> None:
     await asyncio.gather(*(work(key) for key in "abcdefgh"))
 
 
-CASES = {case.__name__: case for case in (in_the_middle, before_commit, attempting, under_load)}
+CASES = {case.__name__: case for case in (in_the_middle, before_commit, attempting, answering, answered, under_load)}
 
 
 async def main(case: str, name: str, url: str) -> None:

@@ -22,6 +22,7 @@ from atoll.host import logs
 from atoll.mongodb import WriteConflict
 from atoll.service.environment import Environment
 from atoll.service.operations import BODY_LIMIT_BYTES
+from atoll.service.repeats import ANSWER_LIMIT_BYTES, KEY_LIMIT_CHARACTERS
 from atoll.service.validation import MAX_FAULTS
 from atoll.system import manifest, plan
 from atoll.system.budgets import BUDGETS, Budgets
@@ -158,6 +159,8 @@ def test_the_page_has_the_sizes() -> None:
     assert shown == [
         f"{BODY_LIMIT_BYTES} bytes",
         f"{MAX_PAYLOAD_BYTES} bytes",
+        f"{KEY_LIMIT_CHARACTERS} characters",
+        f"{ANSWER_LIMIT_BYTES} bytes",
         f"{MAX_FAULTS}",
         f"{MAX_TOKEN_BYTES} bytes",
         f"{default(Verifier, 'capacity')}",

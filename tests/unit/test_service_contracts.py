@@ -78,7 +78,7 @@ def test_a_contract_reads_back_what_was_declared() -> None:
     assert (contract.service, contract.database) == ("orders", "sqlite")
     assert contract.operations == (
         Operation("own_orders", "GET", "/orders", scope="orders:read"),
-        Operation("place_order", "POST", "/orders", scope="orders:write"),
+        Operation("place_order", "POST", "/orders", scope="orders:write", idempotent=True),
         Operation("invoice", "GET", "/orders/invoices/{file:path}", public=True),
         Operation("own_order", "GET", "/orders/{id}", timeout_s=2.5),
         Operation("attach", "POST", "/orders/{id}/files"),

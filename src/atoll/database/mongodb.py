@@ -66,6 +66,7 @@ class Transaction:
         self._failure: Exception | None = None
         self._session: AsyncClientSession | None = None
         self._turn: asyncio.Lock | None = None
+        self._opening: Statement[Any] | None = None
 
     async def one(self, type_: type[T], collection: str, filter: Filter) -> T:
         """The first document that matches. Raises NotFound when there is none, Bug when it doesn't fit `type_`."""
@@ -162,6 +163,12 @@ class Transaction:
             raise self._failure or ended()
         return await self._first(statement, repr(what) if what else "")
 
+    async def open(self, statement: Statement[Any]) -> None:
+        """Begins with `statement`. It is never waited for, but repeated with the first one, which still is. atoll calls it."""
+        self._session = session = await self._begin()
+        await self._guarded(statement, session)
+        self._opening = statement
+
     async def __aenter__(self) -> Transaction:
         return self
 
@@ -196,7 +203,7 @@ class Transaction:
         if self._database.turns.contested(what):
             await self._take_turn(what, end)
         while True:
-            self._session = session = await self._begin()
+            session = self._session or await self._reopened()
             try:
                 result = await whole(statement(session))
             except PyMongoError as error:
@@ -211,6 +218,12 @@ class Transaction:
             else:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+    async def _reopened(self) -> AsyncClientSession:
+        self._session = session = await self._begin()
+        if self._opening is not None:
+            await self._guarded(self._opening, session)
+        return session
 
     async def _take_turn(self, what: str, end: float) -> None:
         try:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from atoll.database.mongodb_driver import WriteConflict, answered
-from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked
+from atoll.database.mongodb_driver import WriteConflict, answered, outage
+from atoll.database.ports import Backlog, Kept, KeyInUse, Lease, LeaseLost, OutboxRow, Parked
 from atoll.errors import Conflict
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ async def prepare(database: Database) -> None:
         *(database.make(f"atoll_{name}") for name in _PLAIN),
         of("atoll_outbox").create_index([("position", 1)]),
         of("atoll_inbox").create_index("at"),
+        of("atoll_answer").create_index("at"),
         of("atoll_attempt").create_index("at", expireAfterSeconds=_ATTEMPTS_KEPT_S),
         of("atoll_parked").create_index([("source", 1), ("key", 1), ("sequence", 1)]),
     )
@@ -228,6 +229,46 @@ class MongoJournal:
         begun = self._attempted.intersection(ids)
         if begun:
             await tx.delete("atoll_attempt", {"_id": {"$in": list(begun)}})
+
+    # answers to requests that may be sent again
+
+    async def claim(self, tx: Any, id: str) -> Kept | None:
+        """Takes the id, or gives what was answered before. Raises KeyInUse."""
+        found = await self._kept(id)
+        if found is None:
+            await tx.open(lambda session: self._take_id(session, id))
+            return None
+        return Kept(found["fingerprint"], found["status"], found["headers"], found["body"])
+
+    @answered
+    async def _kept(self, id: str) -> dict[str, Any] | None:
+        """As a majority has it: what a failover can still take back was not answered."""
+        from pymongo.read_concern import ReadConcern
+
+        return await self._of("answer").with_options(read_concern=ReadConcern("majority")).find_one({"_id": id})
+
+    async def _take_id(self, session: AsyncClientSession, id: str) -> None:
+        from pymongo.errors import PyMongoError
+
+        try:
+            await self._of("answer").insert_one({"_id": id, "at": datetime.now(UTC)}, session=session)
+        except PyMongoError as error:
+            if isinstance(outage(error), WriteConflict | Conflict):  # somebody has written it, or is about to
+                raise KeyInUse(id) from None
+            raise
+
+    async def keep(self, tx: Any, id: str, answer: Kept) -> None:
+        """Fills in the document that `claim` wrote. Raises KeyInUse when this transaction has none."""
+        filled = {name: getattr(answer, name) for name in Kept.__struct_fields__}
+        if not await tx.update("atoll_answer", {"_id": id}, {"$set": filled}):
+            raise KeyInUse(id)
+
+    @answered
+    async def forget_answers(self, older_than_s: float) -> int:
+        """The number of answers forgotten."""
+        old = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        gone = await self._of("answer").delete_many({"at": {"$lt": old}})
+        return gone.deleted_count
 
     # parked events and dead letters
 

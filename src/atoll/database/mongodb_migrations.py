@@ -33,7 +33,7 @@ __all__ = ["migrate"]
 
 _LOCK_S = 10.0
 _PAUSE_S = 0.05
-_OWN = "0001_journal"
+_OWN = ("0001_journal", "0002_answers")
 
 
 async def migrate(database: Database, folder: Path | None) -> list[str]:
@@ -45,7 +45,8 @@ async def migrate(database: Database, folder: Path | None) -> list[str]:
         async with _lock(database):
             if not await _prepared(database):
                 await prepare(database)
-                await _record(database, migrations.ATOLL, Applied(1, _OWN, _OWN))
+                for number, name in enumerate(_OWN, start=1):
+                    await _record(database, migrations.ATOLL, Applied(number, name, name))
             return [await _run(database, file) for file in await _pending_files(database, files)]
 
 
@@ -54,7 +55,7 @@ async def _pending(database: Database, files: list[Migration]) -> bool:
 
 
 async def _prepared(database: Database) -> bool:
-    return bool(await _applied(database, migrations.ATOLL))
+    return len(await _applied(database, migrations.ATOLL)) >= len(_OWN)
 
 
 async def _pending_files(database: Database, files: list[Migration]) -> list[Migration]:

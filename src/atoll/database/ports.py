@@ -18,6 +18,8 @@ __all__ = [
     "Backlog",
     "Database",
     "Journal",
+    "Kept",
+    "KeyInUse",
     "Lease",
     "LeaseLost",
     "OutboxRow",
@@ -66,6 +68,19 @@ class Lease(msgspec.Struct, frozen=True):
 
 class LeaseLost(Exception):
     """Another holder took the lease; everything in this transaction must be rolled back."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What a request was answered that may be sent again. `fingerprint` is of what was asked, `headers` are JSON pairs."""
+
+    fingerprint: bytes
+    status: int
+    headers: bytes
+    body: bytes
+
+
+class KeyInUse(Exception):
+    """Another transaction works on the same request; everything in this one must be rolled back."""
 
 
 class Parked(msgspec.Struct, frozen=True):
@@ -146,6 +161,21 @@ class Journal(Protocol):
     async def begin_attempt(self, source: str, id: str) -> int:
         """Commits that an attempt begins and gives its number, from 1. Cleared by `advance` or `park` of this id."""
         ...
+
+    # answers to requests that may be sent again
+    async def claim(self, tx: Any, id: str) -> Kept | None:
+        """Begins `tx` as the one that answers `id`; gives what another one has answered before, if one has.
+
+        Of all that claim an id at most one commits an answer. The others are told KeyInUse: here, without waiting, where
+        the database can tell; by `keep` at the latest.
+        """
+        ...
+
+    async def keep(self, tx: Any, id: str, answer: Kept) -> None:
+        """The answer becomes part of this transaction. Raises KeyInUse."""
+        ...
+
+    async def forget_answers(self, older_than_s: float) -> int: ...
 
     # parked events and dead letters
     async def park(self, tx: Any, event: Parked) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked
+from atoll.database.ports import Backlog, Kept, KeyInUse, Lease, LeaseLost, OutboxRow, Parked
 from atoll.database.rows import plan
 
 __all__ = ["PostgresJournal"]
@@ -41,11 +41,17 @@ _ADVANCE = """WITH moved AS (
 )
 SELECT 1 FROM moved"""
 _FORGET = """WITH gone AS (
-    DELETE FROM atoll.inbox WHERE id IN (
-        SELECT id FROM atoll.inbox WHERE handled_at < clock_timestamp() - $1 * interval '1 second' LIMIT $2
+    DELETE FROM atoll.{table} WHERE id IN (
+        SELECT id FROM atoll.{table} WHERE {column} < clock_timestamp() - $1 * interval '1 second' LIMIT $2
     ) RETURNING 1
 )
 SELECT count(*) FROM gone"""
+# Inserting alone would wait for whoever inserts the same id; the lock says at once that there is somebody. It goes with its
+# transaction, also when the client dies.
+_CLAIM = """WITH claim AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended('atoll.answer ' || $1, 0)) AS free)
+INSERT INTO atoll.answer (id) SELECT $1 FROM claim WHERE free ON CONFLICT (id) DO NOTHING RETURNING id"""
+_KEPT = "SELECT fingerprint, status, headers, body FROM atoll.answer WHERE id = $1"
+_KEEP = "UPDATE atoll.answer SET fingerprint = $2, status = $3, headers = $4, body = $5 WHERE id = $1 RETURNING 1"
 _ATTEMPT = """INSERT INTO atoll.attempt AS a (id, source, number) VALUES ($1, $2, 1)
 ON CONFLICT (id) DO UPDATE SET number = a.number + 1 RETURNING number"""
 _PARKED = tuple(Parked.__struct_fields__)
@@ -126,13 +132,7 @@ class PostgresJournal:
 
     async def forget_inbox(self, older_than_s: float) -> int:
         """The number of ids forgotten; in short transactions."""
-        total = 0
-        while True:
-            _, rows = await self._run(_FORGET, older_than_s, _CHUNK)
-            count: int = rows[0][0]
-            total += count
-            if count < _CHUNK:
-                return total
+        return await self._forget(_FORGET.format(table="inbox", column="handled_at"), older_than_s)
 
     # the attempt of an event that may have killed its process
 
@@ -141,6 +141,28 @@ class PostgresJournal:
         _, rows = await self._run(_ATTEMPT, id, source)
         number: int = rows[0][0]
         return number
+
+    # answers to requests that may be sent again
+
+    async def claim(self, tx: Any, id: str) -> Kept | None:
+        """Takes the id, or gives what was answered before. Raises KeyInUse."""
+        _, taken = await tx.fetch(_CLAIM, id)
+        if taken:
+            return None
+        _, rows = await tx.fetch(_KEPT, id)
+        if not rows:
+            raise KeyInUse(id)
+        return Kept(*rows[0])
+
+    async def keep(self, tx: Any, id: str, answer: Kept) -> None:
+        """Fills in the row that `claim` wrote. Raises KeyInUse when this transaction has none."""
+        _, rows = await tx.fetch(_KEEP, id, answer.fingerprint, answer.status, answer.headers, answer.body)
+        if not rows:
+            raise KeyInUse(id)
+
+    async def forget_answers(self, older_than_s: float) -> int:
+        """The number of answers forgotten; in short transactions."""
+        return await self._forget(_FORGET.format(table="answer", column="kept_at"), older_than_s)
 
     # parked events and dead letters
 
@@ -179,6 +201,15 @@ class PostgresJournal:
         _, rows = await self._run(f"SELECT min(due_at) - {_NOW} FROM ({_HEADS}) AS head WHERE state = 'waiting'", source)
         wait_s: float | None = rows[0][0]
         return None if wait_s is None else max(0.0, wait_s)
+
+    async def _forget(self, sql: str, older_than_s: float) -> int:
+        total = 0
+        while True:
+            _, rows = await self._run(sql, older_than_s, _CHUNK)
+            count: int = rows[0][0]
+            total += count
+            if count < _CHUNK:
+                return total
 
     async def _parked(self, sql: str, *args: Any) -> list[Parked]:
         columns, rows = await self._run(sql, *args)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from atoll.database.ports import Backlog, Lease, LeaseLost, OutboxRow, Parked
+from atoll.database.ports import Backlog, Kept, KeyInUse, Lease, LeaseLost, OutboxRow, Parked
 
 if TYPE_CHECKING:
     from atoll.database.sqlite import Database
@@ -111,12 +111,7 @@ class SqliteJournal:
 
     async def forget_inbox(self, older_than_s: float) -> int:
         """The number of ids forgotten; in short transactions."""
-        sql = """DELETE FROM atoll_inbox WHERE handled_at < $1
-            AND rowid <= (SELECT min(rowid) FROM atoll_inbox) + $2"""
-        total = 0
-        while count := await self._write(sql, time.time() - older_than_s, _CHUNK):
-            total += count
-        return total
+        return await self._forget("atoll_inbox", "handled_at", older_than_s)
 
     # the attempt of an event that may have killed its process
 
@@ -127,6 +122,26 @@ class SqliteJournal:
         async with self._database.transaction() as tx:
             number: int = await tx.scalar(sql, id, source)
         return number
+
+    # answers to requests that may be sent again
+
+    async def claim(self, tx: Any, id: str) -> Kept | None:
+        """What was answered before. Takes nothing: the writer is for the handler to take, and there is one process."""
+        async with self._database.reader() as reader:
+            return await reader.one_or_none(
+                Kept, "SELECT fingerprint, status, headers, body FROM atoll_answer WHERE id = $1", id
+            )
+
+    async def keep(self, tx: Any, id: str, answer: Kept) -> None:
+        """Stores it. Raises KeyInUse."""
+        sql = """INSERT INTO atoll_answer (id, kept_at, fingerprint, status, headers, body) VALUES ($1, $2, $3, $4, $5, $6)
+            ON CONFLICT (id) DO NOTHING"""
+        if not await tx.execute(sql, id, time.time(), answer.fingerprint, answer.status, answer.headers, answer.body):
+            raise KeyInUse(id)
+
+    async def forget_answers(self, older_than_s: float) -> int:
+        """The number of answers forgotten; in short transactions."""
+        return await self._forget("atoll_answer", "kept_at", older_than_s)
 
     # parked events and dead letters
 
@@ -171,6 +186,13 @@ class SqliteJournal:
     async def _parked(self, sql: str, *args: Any) -> list[Parked]:
         async with self._database.reader() as reader:
             return await reader.all(Parked, sql, *args)
+
+    async def _forget(self, table: str, column: str, older_than_s: float) -> int:
+        sql = f"DELETE FROM {table} WHERE {column} < $1 AND rowid <= (SELECT min(rowid) FROM {table}) + $2"
+        total = 0
+        while count := await self._write(sql, time.time() - older_than_s, _CHUNK):
+            total += count
+        return total
 
     async def _write(self, sql: str, *args: Any) -> int:
         async with self._database.transaction() as tx:

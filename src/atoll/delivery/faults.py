@@ -1,7 +1,7 @@
 """Faults on purpose, for drills: `ATOLL_FAULTS=relay.published:0.02,consumer.committed:0.02,while:/tmp/drill,inbox:off`.
 
-The two points are the worst moments to die at, `while` names a file whose removal ends it; `inbox:off` shows that a drill
-notices when the inbox is missing. Unset, `reached` costs one comparison per batch.
+The points are the worst moments to die at, `while` names a file whose removal ends it; `inbox:off` shows that a drill
+notices when the inbox is missing. Unset, `reached` costs one comparison per batch or kept answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 __all__ = ["Faults"]
 
-POINTS = ("relay.published", "consumer.committed")
+POINTS = ("relay.published", "consumer.committed", "answer.committed")
 
 
 class Faults:

@@ -70,10 +70,11 @@ class Loops:
         await self._leases.release()
 
     async def _tidy(self) -> None:
-        """Forgets inbox ids that no redelivery can bring back."""
+        """Forgets inbox ids that no redelivery can bring back, and answers that nobody asks for again."""
         while True:
             with contextlib.suppress(DatabaseOutage):
                 await self._journal.forget_inbox(BUDGETS.inbox_kept_s)
+                await self._journal.forget_answers(BUDGETS.answers_kept_s)
             await asyncio.sleep(_TIDY_EVERY_S)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "bare",
     "database_flavour",
     "is_bodylike",
+    "is_file",
     "is_pydantic",
     "is_request",
     "is_response",
@@ -132,13 +133,16 @@ def is_upload(annotation: Any) -> bool:
 
 def is_response(annotation: Any) -> bool:
     """A Starlette Response or a subclass: an answer that is sent as it is."""
-    return isinstance(annotation, type) and any(_qualified(one) == "starlette.responses.Response" for one in annotation.__mro__)
+    return _is(annotation, "starlette.responses.Response")
 
 
 def is_streaming(annotation: Any) -> bool:
-    return isinstance(annotation, type) and any(
-        _qualified(one) == "starlette.responses.StreamingResponse" for one in annotation.__mro__
-    )
+    return _is(annotation, "starlette.responses.StreamingResponse")
+
+
+def is_file(annotation: Any) -> bool:
+    """A response that is read from the disk while it is sent."""
+    return _is(annotation, "starlette.responses.FileResponse")
 
 
 def transaction_flavour(annotation: Any) -> str | None:
@@ -159,6 +163,10 @@ def _flavour(annotation: Any, endings: tuple[str, ...]) -> str | None:
         if module[:2] == ["atoll", "database"] and one.__name__.endswith(endings):
             return "any" if module[2] == "ports" else module[2]
     return None
+
+
+def _is(annotation: Any, name: str) -> bool:
+    return isinstance(annotation, type) and any(_qualified(one) == name for one in annotation.__mro__)
 
 
 def _qualified(annotation: Any) -> str:

@@ -15,7 +15,7 @@ from atoll.service.calls import Call
 from atoll.service.operations import Argument, From, Operation
 from atoll.service.validation import Fault, decode_other, faults
 
-__all__ = ["INJECTED", "Binder", "body_reader"]
+__all__ = ["INJECTED", "Binder", "body_reader", "cookies_of"]
 
 INJECTED = (From.REQUEST, From.PRINCIPAL, From.TRANSACTION, From.DATABASE, From.DELIVERY, From.PROVIDED)
 """What the injector fills in."""
@@ -104,7 +104,7 @@ def _reader(argument: Argument, operation: Operation) -> Read:
         case From.HEADER:
             return _texts_reader(argument, _header_values)
         case From.COOKIE:
-            return _texts_reader(argument, _cookie_values)
+            return _texts_reader(argument, cookies_of)
         case _:
             return _texts_reader(argument, _query_values)
 
@@ -157,7 +157,8 @@ def _header_values(call: Call) -> Mapping[str, list[str]]:
     return {name: [value] for name, value in call.headers.items()}
 
 
-def _cookie_values(call: Call) -> Mapping[str, list[str]]:
+def cookies_of(call: Call) -> Mapping[str, list[str]]:
+    """By name; one value each, in a list because that is what a parameter may have."""
     pairs = (part.partition("=") for part in call.headers.get("cookie", "").split(";"))
     return {name.strip(): [value.strip().strip('"')] for name, equals, value in pairs if equals}
 

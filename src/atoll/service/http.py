@@ -10,21 +10,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from atoll.delivery.faults import FAULTS
 from atoll.errors import Bug, Forbidden, Malformed, Refused, TooLarge, Unauthorized
 from atoll.service import annotations as types
 from atoll.service import context
+from atoll.service.answers import ASGI, Answer, Receive, Scope, Send
 from atoll.service.binding import INJECTED, Binder
 from atoll.service.calls import Call
 from atoll.service.handlers import in_thread
 from atoll.service.operations import From, Operation
 from atoll.service.principal import Principal
 from atoll.service.problems import MEDIA_TYPE, Problem, problem_of
+from atoll.service.repeats import Claim, Repeats
 from atoll.service.routes import Routes
 from atoll.system.budgets import BUDGETS
 
@@ -32,12 +35,8 @@ if TYPE_CHECKING:
     from atoll.service.injection import Injector
     from atoll.service.service import Service
 
-__all__ = ["Answer", "App", "TokenMissing", "Verify", "build_app", "refuse"]
+__all__ = ["App", "TokenMissing", "Verify", "build_app", "refuse"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 Verify = Callable[[str], Principal]
 """Turns a token into its Principal; raises Unauthorized."""
 
@@ -54,18 +53,6 @@ class TokenMissing(Unauthorized):
 
     def __init__(self) -> None:
         super().__init__("a token is required", hint="send the header authorization: Bearer <token>")
-
-
-class Answer:
-    """What is sent: an ASGI response made by the handler, or a status with a body."""
-
-    __slots__ = ("body", "headers", "response", "status")
-
-    def __init__(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]], response: ASGI | None = None) -> None:
-        self.status = status
-        self.body = body
-        self.headers = headers
-        self.response = response
 
 
 def build_app(service: Service, *, database: Any, verify: Verify, injector: Injector) -> App:
@@ -131,12 +118,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 class _Kit:
     """What all operations of one running service share."""
 
-    __slots__ = ("database", "encode", "injector", "verify")
+    __slots__ = ("database", "encode", "in_hand", "injector", "verify")
 
     def __init__(self, database: Any, verify: Verify, injector: Injector) -> None:
         self.database = database
         self.verify = verify
         self.injector = injector
+        self.in_hand: set[str] = set()
         self.encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 
 
@@ -155,7 +143,11 @@ class _Endpoint:
         self._has_form = operation.one(From.FORM) is not None or operation.one(From.FILE) is not None
         self._has_request = operation.one(From.REQUEST) is not None
         self._begin = self._transaction(kit.database) if operation.one(From.TRANSACTION) else None
+        self._repeats = self._repeated(kit) if operation.idempotency_key != "ignored" else None
         self._headers = [] if operation.status == 204 else [_JSON]
+
+    def _repeated(self, kit: _Kit) -> Repeats:
+        return Repeats(self._operation, kit.database.journal, kit.in_hand)
 
     def _transaction(self, database: Any) -> Callable[[], AbstractAsyncContextManager[Any]]:
         if database is None:
@@ -179,18 +171,22 @@ class _Endpoint:
 
     async def _answer(self, call: Call) -> Answer:
         self._authorize(call)
+        claim = self._repeats.claim(call) if self._repeats is not None else None
         limit = asyncio.timeout(self._timeout_s)
         reading = True
         try:
             async with limit:
                 if self._has_json or self._has_form:
                     call.body = await _read_body(call, self._operation.body_limit_bytes)
+                elif claim is not None:
+                    call.body = await _read_body(call, self._operation.body_limit_bytes)
+                    call.receive = _again(call.body)
                 elif self._has_request:
                     call.receive = _limited(call.receive, self._operation.body_limit_bytes)
                 if self._has_form:
                     call.form = await _read_form(call)
                 reading = False
-                return await self._run(call, limit)
+                return await self._run(call, limit, claim)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -210,7 +206,7 @@ class _Endpoint:
         if operation.scope is not None and operation.scope not in call.principal.scopes:
             raise Forbidden(f"the token lacks the scope {operation.scope}", scope=operation.scope)
 
-    async def _run(self, call: Call, limit: asyncio.Timeout) -> Answer:
+    async def _run(self, call: Call, limit: asyncio.Timeout, claim: Claim | None) -> Answer:
         """The answer is encoded before the commit: what can't be encoded must not have changed anything.
 
         A commit is not interrupted: nobody could tell whether it happened.
@@ -219,6 +215,8 @@ class _Endpoint:
         try:
             if self._begin is None:
                 answer = self._encode(await self._handle(call, values))
+            elif claim is not None:
+                answer = await self._run_once(call, values, limit, claim)
             else:
                 async with self._begin() as call.transaction:
                     answer = self._encode(await self._handle(call, values))
@@ -227,6 +225,20 @@ class _Endpoint:
             await call.close(error)
             raise
         await call.close()
+        return answer
+
+    async def _run_once(self, call: Call, values: dict[str, Any], limit: asyncio.Timeout, claim: Claim) -> Answer:
+        """The same for a request that may be sent again."""
+        assert self._begin is not None
+        with claim.in_hand():
+            async with self._begin() as call.transaction:
+                kept = await claim.begin(call.transaction)
+                if kept is not None:
+                    return kept
+                answer = self._encode(await self._handle(call, values))
+                await claim.keep(call.transaction, answer)
+                limit.reschedule(None)
+        FAULTS.reached("answer.committed")
         return answer
 
     async def _handle(self, call: Call, values: dict[str, Any]) -> Any:
@@ -338,6 +350,16 @@ async def _read_rest(call: Call, message: MutableMapping[str, Any], limit_bytes:
         if not message.get("more_body", False):
             return b"".join(pieces)
         message = await call.receive()
+
+
+def _again(body: bytes) -> Receive:
+    """For handlers that read the body themselves after it was read here."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> MutableMapping[str, Any]:
+        return pending.pop() if pending else {"type": "http.disconnect"}
+
+    return receive
 
 
 def _limited(receive: Receive, limit_bytes: int) -> Receive:

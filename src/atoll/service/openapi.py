@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from atoll.service import annotations as types
+from atoll.service import repeats
 from atoll.service.operations import BODY_LIMIT_BYTES, Argument, From, Operation
 from atoll.service.problems import title
 from atoll.service.schemas import Schemas
@@ -79,7 +80,7 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         described["description"] = description
     if operation.tags:
         described["tags"] = list(operation.tags)
-    if parameters := [_parameter(one, schemas) for one in _parameters(operation)]:
+    if parameters := [*(_parameter(one, schemas) for one in _parameters(operation)), *_key(operation)]:
         described["parameters"] = parameters
     if body := _body(operation, schemas):
         described["requestBody"] = body
@@ -91,7 +92,25 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         described["x-atoll-streaming"] = True
     if operation.body_limit_bytes != BODY_LIMIT_BYTES:
         described["x-atoll-body-limit-bytes"] = operation.body_limit_bytes
+    if operation.idempotency_key != "ignored":
+        described["x-atoll-idempotent"] = True
     return described
+
+
+def _key(operation: Operation) -> list[dict[str, Any]]:
+    """The header that makes it safe to send the request again."""
+    if operation.idempotency_key == "ignored":
+        return []
+    return [
+        {
+            "name": repeats.HEADER,
+            "in": "header",
+            "required": operation.idempotency_key == "required",
+            "schema": {"type": "string", "minLength": 1, "maxLength": repeats.KEY_LIMIT_CHARACTERS},
+            "description": "A new random value for each thing to be done. Sent again with the same key, the request is "
+            "answered as before and has no second effect.",
+        }
+    ]
 
 
 def _prose(operation: Operation) -> tuple[str, str]:
@@ -200,6 +219,12 @@ def _problems(operation: Operation) -> Mapping[int, set[str]]:
         found.setdefault(415, set()).add("unsupported_media_type")
     if sources & {From.BODY, From.FORM, From.FILE, *_IN_URL}:
         found.setdefault(422, set()).add("invalid")
+    if operation.idempotency_key != "ignored":
+        found.setdefault(400, set()).add("idempotency_key_malformed")
+        found.setdefault(409, set()).add("idempotency_key_in_use")
+        found.setdefault(422, set()).add("idempotency_key_reused")
+    if operation.idempotency_key == "required":
+        found[400].add("idempotency_key_missing")
     return found
 
 

@@ -11,7 +11,7 @@ import enum
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypedDict, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_type_hints
 
 import msgspec
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ __all__ = ["REQUIRED", "Argument", "From", "Operation", "Options", "Subscription
 
 REQUIRED: Any = inspect.Parameter.empty
 BODY_LIMIT_BYTES = 1 << 20
+IdempotencyKey = Literal["accepted", "required", "ignored"]
 _SEGMENT = re.compile(r"^(?:\{[A-Za-z_][A-Za-z0-9_]*(?::path)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+)$")
 _EVENT_TYPE = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$")
 _WITHOUT_BODY = ("GET", "DELETE")
@@ -72,7 +73,8 @@ class Options(TypedDict, total=False):
     `scope`: the token must carry it. `public`: no token is needed. `status`: of a success; 201 for POST, 204 when nothing
     is returned, else 200. `raises`: errors it declares. `timeout_s`: instead of the handler budget. `body_limit_bytes`:
     instead of 1 MiB. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's
-    name. `tags`: for the API page.
+    name. `tags`: for the API page. `idempotency_key`: what becomes of that header, see `repeats`; a POST or PATCH with a
+    transaction accepts it unless this says otherwise.
     """
 
     scope: str
@@ -84,6 +86,7 @@ class Options(TypedDict, total=False):
     streaming: bool
     id: str
     tags: Sequence[str]
+    idempotency_key: IdempotencyKey
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -104,6 +107,7 @@ class Operation(msgspec.Struct, frozen=True):
     body_limit_bytes: int = BODY_LIMIT_BYTES
     streaming: bool = False
     tags: tuple[str, ...] = ()
+    idempotency_key: IdempotencyKey = "ignored"
 
     @classmethod
     def derive(
@@ -133,13 +137,20 @@ class Operation(msgspec.Struct, frozen=True):
             body_limit_bytes=options.get("body_limit_bytes", BODY_LIMIT_BYTES),
             streaming=options.get("streaming", types.is_streaming(returns)),
             tags=tuple(options.get("tags", ())),
+            idempotency_key=options.get("idempotency_key", "ignored"),
         )
         _check(operation, in_path)
+        if "idempotency_key" not in options and not _unkept(operation):
+            return replace(operation, idempotency_key="accepted")
         return operation
 
     def one(self, source: From) -> Argument | None:
         """The first argument from `source`."""
         return next((argument for argument in self.arguments if argument.source is source), None)
+
+    def names(self, source: From) -> tuple[str, ...]:
+        """What is read of the headers (in lower case), cookies or query, a struct's fields one by one."""
+        return tuple(name for one in self.arguments if one.source is source for name in _wires(one))
 
     def providing(self, provided: Mapping[Any, Any]) -> Operation:
         """The same once it is known what the service provides: a provided struct is no body."""
@@ -391,7 +402,38 @@ def _check(operation: Operation, in_path: tuple[str, ...]) -> None:
             hint="put them into one struct",
         )
     _check_access(operation)
+    _check_key(operation)
     _check_thread(operation.handler, operation.arguments, where)
+
+
+def _wires(argument: Argument) -> tuple[str, ...]:
+    kind = types.bare(argument.type)
+    names: tuple[str, ...] = (argument.wire,)
+    if argument.whole and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        names = tuple(one.encode_name for one in msgspec.structs.fields(kind))
+    return tuple(name.replace("_", "-").lower() for name in names) if argument.source is From.HEADER else names
+
+
+def _unkept(operation: Operation) -> str:
+    """Why its answers can't be kept together with what they tell of; "" when they can."""
+    if operation.method not in ("POST", "PATCH"):
+        return f"a {operation.method} may be sent again as it is"
+    if operation.one(From.TRANSACTION) is None:
+        return "its handler takes no transaction to keep the answer in"
+    if operation.streaming or types.is_file(operation.returns):
+        return "a stream can't be kept"
+    return ""
+
+
+def _check_key(operation: Operation) -> None:
+    where, name, wanted = operation.where, operation.handler.__name__, operation.idempotency_key
+    if wanted not in get_args(IdempotencyKey):
+        raise SystemMistake(
+            f"{name}: idempotency_key={wanted!r}", where=where, hint=", ".join(map(repr, get_args(IdempotencyKey)))
+        )
+    if wanted != "ignored" and (why := _unkept(operation)):
+        hint = f"async def {name}(…, tx: Transaction)" if "transaction" in why else "leave idempotency_key= out"
+        raise SystemMistake(f"{name} can't promise an idempotency key: {why}", where=where, hint=hint)
 
 
 def _check_access(operation: Operation) -> None:

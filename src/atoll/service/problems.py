@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -52,7 +53,7 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, Mistake):
         faults = tuple(error.faults) if isinstance(error, Invalid) else ()
         detail = "" if faults and not error.detail else error.detail
-        return Problem(error.status, error.code, detail, error.hint, faults, dict(error.details), _challenge(error))
+        return Problem(error.status, error.code, detail, error.hint, faults, dict(error.details), _headers(error))
     if isinstance(error, Outage):
         _log.warning("answered 503: %s", error, exc_info=error)
         detail = "something that this service needs can't be reached; the same request may succeed later"
@@ -73,6 +74,12 @@ def _of_starlette(error: Any, status: int) -> Problem:
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
     code = title(status).lower().replace(" ", "_").replace("-", "_").replace("'", "")
     return Problem(status, code, str(error.detail), headers=headers)
+
+
+def _headers(error: Mistake) -> tuple[tuple[bytes, bytes], ...]:
+    """Who says `retry_after_s` is sent the header of that name (RFC 9110 §10.2.3)."""
+    wait_s = error.details.get("retry_after_s")
+    return _challenge(error) if wait_s is None else ((b"retry-after", b"%d" % math.ceil(wait_s)), *_challenge(error))
 
 
 def _challenge(error: Mistake) -> tuple[tuple[bytes, bytes], ...]:

@@ -24,6 +24,7 @@ class Budgets(msgspec.Struct, frozen=True):
     drain_s: float = 2.0
     attempts: int = 6
     inbox_kept_s: float = 7 * 86_400.0
+    answers_kept_s: float = 86_400.0
 
 
 BUDGETS = Budgets()

@@ -25,7 +25,10 @@ _METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One verb on one path. `path` is OpenAPI's template, `/orders/{id}`; `scope` None with `public` False: any token."""
+    """One verb on one path. `path` is OpenAPI's template, `/orders/{id}`; `scope` None with `public` False: any token.
+
+    `idempotent`: with an Idempotency-Key the same request may be sent again.
+    """
 
     id: str
     method: str
@@ -35,6 +38,7 @@ class Operation(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
     streaming: bool = False
     body_limit_bytes: int | None = None
+    idempotent: bool = False
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -136,6 +140,7 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
                     timeout_s=one.get("x-atoll-timeout-s"),
                     streaming=bool(one.get("x-atoll-streaming", False)),
                     body_limit_bytes=one.get("x-atoll-body-limit-bytes"),
+                    idempotent=bool(one.get("x-atoll-idempotent", False)),
                 )
             )
     return tuple(found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 from decimal import Decimal
 from typing import Annotated
 
@@ -16,9 +18,13 @@ from storefront.visit import Visit, friendly
 __all__ = ["router"]
 
 router = Router()
+_ORDER_KEY = re.compile(r"[A-Za-z0-9_-]{22}")
 _STALE = "This page had been open for too long, so nothing was changed. Please try again."
 _NOT_NOW = "We can’t take orders right now. Nothing was ordered, and your cart is kept: please try again in a moment."
-_UNSURE = "We did not hear back in time. Please look at your orders before you try again: it may have been placed."
+_UNSURE = "We did not hear back in time. Please press the button again: it is one order, however often you do."
+_CHANGED = (
+    "This order was placed before, and your cart has changed since. Please look at your orders, or order this as a new one."
+)
 
 
 class Change(Struct, frozen=True):
@@ -31,8 +37,11 @@ class Change(Struct, frozen=True):
 
 
 class Payment(Struct, frozen=True):
+    """`order_key` stands for the order that this page places: sent twice, it is placed once."""
+
     payment_method: str = "card-ok"
     form_key: str = ""
+    order_key: str = ""
 
 
 class Entry(Struct, frozen=True):
@@ -82,12 +91,14 @@ async def checkout(visit: Visit, form: Annotated[Payment, Form()]) -> Response:
     if not visit.cart:
         return visit.redirect("/cart")
     token = await visit.token()
+    key = form.order_key if _ORDER_KEY.fullmatch(form.order_key) else _new_key()
     try:
-        order = await visit.shop.place_order(token, visit.cart, form.payment_method)
+        order = await visit.shop.place_order(token, key, visit.cart, form.payment_method)
     except Refusal as refusal:
-        return await _checkout(visit, refusal.detail, refusal.status)
+        detail = _CHANGED if refusal.code == "idempotency_key_reused" else refusal.detail
+        return await _checkout(visit, detail, refusal.status)
     except Unavailable as trouble:
-        return await _checkout(visit, _UNSURE if trouble.sent else _NOT_NOW, 503)
+        return await _checkout(visit, _UNSURE if trouble.sent else _NOT_NOW, 503, key)
     visit.cart = {}
     return visit.redirect(f"/my/orders/{order.id}")
 
@@ -97,11 +108,20 @@ async def _cart(visit: Visit, fault: str = "", status: int = 200) -> Response:
     return visit.page("cart.html", status, entries=entries, total=_total(entries), currency=_currency(entries), fault=fault)
 
 
-async def _checkout(visit: Visit, fault: str = "", status: int = 200) -> Response:
+async def _checkout(visit: Visit, fault: str = "", status: int = 200, key: str = "") -> Response:
+    """`key` is the one of an order that may have been placed: trying again must not be a second one."""
     entries = await _entries(visit)
     if not entries:
         return visit.redirect("/cart")
-    return visit.page("checkout.html", status, entries=entries, total=_total(entries), currency=_currency(entries), fault=fault)
+    total, currency = _total(entries), _currency(entries)
+    order_key = key or _new_key()
+    return visit.page(
+        "checkout.html", status, entries=entries, total=total, currency=currency, fault=fault, order_key=order_key
+    )
+
+
+def _new_key() -> str:
+    return secrets.token_urlsafe(16)
 
 
 async def _entries(visit: Visit) -> list[Entry]:

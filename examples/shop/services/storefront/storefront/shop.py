@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_WHILE_IN_USE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 1.0)
 
 
 class Unavailable(Exception):
@@ -134,10 +136,19 @@ class Shop:
     async def register(self, username: str, password: str) -> None:
         await self._ask("POST", "/auth/users", json={"username": username, "password": password})
 
-    async def place_order(self, token: str, cart: Mapping[str, int], payment_method: str) -> Order:
+    async def place_order(self, token: str, key: str, cart: Mapping[str, int], payment_method: str) -> Order:
+        """Places one order for `key`, however often it is called: what was placed before is what comes back."""
         lines = [{"sku": sku, "quantity": quantity} for sku, quantity in cart.items()]
         body = {"lines": lines, "payment_method": payment_method}
-        return _read(await self._ask("POST", "/orders", json=body, headers=_bearer(token)), Order)
+        headers = {**_bearer(token), "idempotency-key": key}
+        for pause_s in _WHILE_IN_USE_S:
+            try:
+                return _read(await self._ask("POST", "/orders", json=body, headers=headers), Order)
+            except Refusal as refusal:  # a double click: its first half is being answered
+                if refusal.code != "idempotency_key_in_use":
+                    raise
+                await asyncio.sleep(pause_s)
+        raise Unavailable("/orders: the same order is still being placed", sent=True)
 
     async def cancel_order(self, token: str, order_id: str) -> Order:
         path = f"/orders/{_segment(order_id)}/cancellation"

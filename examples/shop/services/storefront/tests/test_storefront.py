@@ -43,9 +43,13 @@ class Wire:
             ("GET", f"/orders/{ORDER['id']}"): (200, ORDER),
         }
         self.asked: list[httpx.Request] = []
+        self.busy = 0
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
+        if self.busy and (request.method, request.url.path) == ("POST", "/orders"):
+            self.busy -= 1
+            return httpx.Response(409, json={"code": "idempotency_key_in_use"})
         status, body = self.answers.get((request.method, request.url.path), (503, {"code": "unavailable"}))
         return httpx.Response(status, json=body)
 
@@ -67,10 +71,14 @@ async def browser(wire: Wire) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def send(browser: httpx.AsyncClient, page: str, target: str, **fields: str) -> httpx.Response:
-    """Fills in the form on `page`, with the key that stands in it."""
-    found = re.search(r'name="form_key" value="([^"]+)"', (await browser.get(page)).text)
-    assert found, "there is no form"
-    return await browser.post(target, data={"form_key": found[1], **fields})
+    """Fills in the form on `page`, with the keys that stand in it."""
+    keys = keys_in((await browser.get(page)).text)
+    assert "form_key" in keys, "there is no form"
+    return await browser.post(target, data={**keys, **fields})
+
+
+def keys_in(page: str) -> dict[str, str]:
+    return dict(re.findall(r'name="(form_key|order_key)" value="([^"]+)"', page))
 
 
 async def signed_in_with_a_mug(browser: httpx.AsyncClient) -> None:
@@ -98,6 +106,43 @@ async def test_an_order_is_placed_and_watched(browser: httpx.AsyncClient, wire: 
     page = await browser.get(answer.headers["location"])
     assert 'http-equiv="refresh"' in page.text
     assert "nothing in it yet" in (await browser.get("/cart")).text
+
+
+async def test_the_same_checkout_sent_twice_asks_for_the_same_order(browser: httpx.AsyncClient, wire: Wire) -> None:
+    await signed_in_with_a_mug(browser)
+    page = (await browser.get("/checkout")).text
+    cart = browser.cookies["shop_cart"]
+    for _ in range(2):
+        browser.cookies.set("shop_cart", cart, domain="service.local", path="/")  # as it was at the click
+        answer = await browser.post("/checkout", data={**keys_in(page), "payment_method": "card-ok"})
+        assert answer.headers["location"] == f"/my/orders/{ORDER['id']}"
+    first, second = [request for request in wire.asked if request.url.path == "/orders"]
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == keys_in(page)["order_key"]
+    assert first.content == second.content
+
+
+async def test_an_order_that_nobody_answered_keeps_its_key_for_the_next_try(browser: httpx.AsyncClient, wire: Wire) -> None:
+    await signed_in_with_a_mug(browser)
+    wire.answers["POST", "/orders"] = (504, {"code": "timeout"})
+    page = (await browser.get("/checkout")).text
+    answer = await browser.post("/checkout", data={**keys_in(page), "payment_method": "card-ok"})
+    assert "one order, however often" in answer.text
+    assert keys_in(answer.text)["order_key"] == keys_in(page)["order_key"]
+    assert keys_in((await browser.get("/checkout")).text)["order_key"] != keys_in(page)["order_key"]
+
+
+async def test_an_order_that_is_being_placed_is_waited_for(browser: httpx.AsyncClient, wire: Wire) -> None:
+    await signed_in_with_a_mug(browser)
+    wire.busy = 2
+    answer = await send(browser, "/checkout", "/checkout", payment_method="card-ok")
+    assert answer.headers["location"] == f"/my/orders/{ORDER['id']}"
+
+
+async def test_a_key_that_was_made_up_is_not_passed_on(browser: httpx.AsyncClient, wire: Wire) -> None:
+    await signed_in_with_a_mug(browser)
+    await send(browser, "/checkout", "/checkout", payment_method="card-ok", order_key="a\r\nb")
+    [placed] = [request for request in wire.asked if request.url.path == "/orders"]
+    assert len(placed.headers["idempotency-key"]) == 22
 
 
 async def test_a_settled_order_is_not_asked_for_again(browser: httpx.AsyncClient, wire: Wire) -> None:

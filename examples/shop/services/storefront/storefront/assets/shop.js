@@ -1,4 +1,4 @@
-// The shop works without this. With it, an order can't be sent twice by a double click.
+// The shop works without this: an order that is sent twice is placed once. With it, a double click sends one.
 "use strict";
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
