@@ -20,6 +20,7 @@ from atoll.gateway.ir import Listener
 from atoll.gateway.xds import local_reply
 from atoll.host import logs
 from atoll.mongodb import WriteConflict
+from atoll.service import caching
 from atoll.service.environment import Environment
 from atoll.service.operations import BODY_LIMIT_BYTES
 from atoll.service.repeats import ANSWER_LIMIT_BYTES, KEY_LIMIT_CHARACTERS
@@ -161,6 +162,7 @@ def test_the_page_has_the_sizes() -> None:
         f"{MAX_PAYLOAD_BYTES} bytes",
         f"{KEY_LIMIT_CHARACTERS} characters",
         f"{ANSWER_LIMIT_BYTES} bytes",
+        f"{caching.ENTRIES}, {caching.SIZE_BYTES} bytes",
         f"{MAX_FAULTS}",
         f"{MAX_TOKEN_BYTES} bytes",
         f"{default(Verifier, 'capacity')}",

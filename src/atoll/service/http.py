@@ -22,6 +22,7 @@ from atoll.service import annotations as types
 from atoll.service import context
 from atoll.service.answers import ASGI, Answer, Receive, Scope, Send
 from atoll.service.binding import INJECTED, Binder
+from atoll.service.caching import Answers, Cached
 from atoll.service.calls import Call
 from atoll.service.handlers import in_thread
 from atoll.service.operations import From, Operation
@@ -43,6 +44,7 @@ Verify = Callable[[str], Principal]
 _log = logging.getLogger("atoll.service")
 _FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
 _JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 
 
@@ -58,13 +60,18 @@ class TokenMissing(Unauthorized):
 def build_app(service: Service, *, database: Any, verify: Verify, injector: Injector) -> App:
     """The ASGI application of `service`. `database` is None for a service without one."""
     kit = _Kit(database, verify, injector)
-    return App([(one.method, one.path, _Endpoint(one, kit)) for one in service.operations], _mounted(service, verify))
+    endpoints = [(one.method, one.path, _Endpoint(one, kit)) for one in service.operations]
+    return App(endpoints, _mounted(service, verify), kit.answers)
 
 
 class App:
-    """Dispatches by verb and path. What no operation answers goes to the application that the service mounts, if any."""
+    """Dispatches by verb and path. What no operation answers goes to the application that the service mounts, if any.
 
-    def __init__(self, endpoints: list[tuple[str, str, _Endpoint]], mounted: ASGI | None = None) -> None:
+    `answers` are those that it keeps.
+    """
+
+    def __init__(self, endpoints: list[tuple[str, str, _Endpoint]], mounted: ASGI | None, answers: Answers) -> None:
+        self.answers = answers
         self._routes: Routes[_Endpoint] = Routes(endpoints)
         self._mounted = mounted
 
@@ -118,13 +125,14 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 class _Kit:
     """What all operations of one running service share."""
 
-    __slots__ = ("database", "encode", "in_hand", "injector", "verify")
+    __slots__ = ("answers", "database", "encode", "in_hand", "injector", "verify")
 
     def __init__(self, database: Any, verify: Verify, injector: Injector) -> None:
         self.database = database
         self.verify = verify
         self.injector = injector
         self.in_hand: set[str] = set()
+        self.answers = Answers()
         self.encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 
 
@@ -144,7 +152,8 @@ class _Endpoint:
         self._has_request = operation.one(From.REQUEST) is not None
         self._begin = self._transaction(kit.database) if operation.one(From.TRANSACTION) else None
         self._repeats = self._repeated(kit) if operation.idempotency_key != "ignored" else None
-        self._headers = [] if operation.status == 204 else [_JSON]
+        self._cached = Cached(operation, kit.answers) if operation.cache_s is not None else None
+        self._headers = _headers_of(operation)
 
     def _repeated(self, kit: _Kit) -> Repeats:
         return Repeats(self._operation, kit.database.journal, kit.in_hand)
@@ -186,6 +195,8 @@ class _Endpoint:
                 if self._has_form:
                     call.form = await _read_form(call)
                 reading = False
+                if self._cached is not None:
+                    return await self._cached.answer(call, lambda: self._run(call, limit, None))
                 return await self._run(call, limit, claim)
         except TimeoutError:
             if not limit.expired():
@@ -280,11 +291,19 @@ async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
 async def _send(scope: Scope, send: Send, answer: Answer) -> None:
     """A HEAD has the headers of its GET and no body (RFC 9110 §9.3.2)."""
     headers = answer.headers
-    if answer.status != 204:
+    if answer.status not in (204, 304):
         headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     body = b"" if scope["method"] == "HEAD" else answer.body
     await send({"type": "http.response.body", "body": body})
+
+
+def _headers_of(operation: Operation) -> list[tuple[bytes, bytes]]:
+    """What a success is sent with. What depends on who calls stays nowhere on its way unless `cache=` says that it may."""
+    headers = [] if operation.status == 204 else [_JSON]
+    if operation.method == "GET" and operation.private and operation.cache_s is None:
+        headers.append(_NO_STORE)
+    return headers
 
 
 def _answer_of(problem: Problem) -> Answer:

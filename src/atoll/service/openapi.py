@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from atoll.service import annotations as types
-from atoll.service import repeats
+from atoll.service import caching, repeats
 from atoll.service.operations import BODY_LIMIT_BYTES, Argument, From, Operation
 from atoll.service.problems import title
 from atoll.service.schemas import Schemas
@@ -193,6 +193,9 @@ def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     if _has_schema(operation):
         success["content"] = {"application/json": {"schema": schemas.of(operation.returns)}}
     responses = {str(operation.status): success}
+    if operation.cache_s is not None:
+        success["headers"] = _cache_headers(operation)
+        responses["304"] = {"description": f"{title(304)}: If-None-Match named the answer's ETag"}
     for status, codes in sorted(_problems(operation).items()):
         if codes:
             responses[str(status)] = {
@@ -201,6 +204,12 @@ def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
             }
     responses["default"] = _PROBLEM
     return responses
+
+
+def _cache_headers(operation: Operation) -> dict[str, Any]:
+    fixed = {"Cache-Control": caching.control_of(operation), "Vary": caching.vary_of(operation)}
+    headers: dict[str, Any] = {name: {"schema": {"type": "string", "const": text}} for name, text in fixed.items() if text}
+    return {**headers, "ETag": {"schema": {"type": "string"}}}
 
 
 def _problems(operation: Operation) -> Mapping[int, set[str]]:

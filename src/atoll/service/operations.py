@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict, get_args, get_type_hints
 
 import msgspec
@@ -30,6 +30,8 @@ BODY_LIMIT_BYTES = 1 << 20
 IdempotencyKey = Literal["accepted", "required", "ignored"]
 _SEGMENT = re.compile(r"^(?:\{[A-Za-z_][A-Za-z0-9_]*(?::path)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+)$")
 _EVENT_TYPE = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$")
+_DURATION = re.compile(r"([0-9]{1,6})(s|min|h|d)")
+_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _WITHOUT_BODY = ("GET", "DELETE")
 
 
@@ -74,7 +76,8 @@ class Options(TypedDict, total=False):
     is returned, else 200. `raises`: errors it declares. `timeout_s`: instead of the handler budget. `body_limit_bytes`:
     instead of 1 MiB. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's
     name. `tags`: for the API page. `idempotency_key`: what becomes of that header, see `repeats`; a POST or PATCH with a
-    transaction accepts it unless this says otherwise.
+    transaction accepts it unless this says otherwise. `cache`: how long the answer of a GET may be kept, see `caching`:
+    "60s", "5min", "1h", "1d"; "0s" is kept but asked for every time.
     """
 
     scope: str
@@ -87,6 +90,7 @@ class Options(TypedDict, total=False):
     id: str
     tags: Sequence[str]
     idempotency_key: IdempotencyKey
+    cache: str
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -108,6 +112,8 @@ class Operation(msgspec.Struct, frozen=True):
     streaming: bool = False
     tags: tuple[str, ...] = ()
     idempotency_key: IdempotencyKey = "ignored"
+    cache_s: int | None = None
+    sees_caller: bool = False
 
     @classmethod
     def derive(
@@ -138,6 +144,8 @@ class Operation(msgspec.Struct, frozen=True):
             streaming=options.get("streaming", types.is_streaming(returns)),
             tags=tuple(options.get("tags", ())),
             idempotency_key=options.get("idempotency_key", "ignored"),
+            cache_s=_seconds(options["cache"], where) if "cache" in options else None,
+            sees_caller=any(one.source is From.PRINCIPAL for one in arguments),
         )
         _check(operation, in_path)
         if "idempotency_key" not in options and not _unkept(operation):
@@ -153,8 +161,25 @@ class Operation(msgspec.Struct, frozen=True):
         return tuple(name for one in self.arguments if one.source is source for name in _wires(one))
 
     def providing(self, provided: Mapping[Any, Any]) -> Operation:
-        """The same once it is known what the service provides: a provided struct is no body."""
-        return replace(self, arguments=tuple(_settle(argument, provided) for argument in self.arguments))
+        """The same once it is known what the service provides: a provided struct is no body.
+
+        Raises SystemMistake when its answer can't be kept, because something provided sees the whole request.
+        """
+        settled = replace(self, arguments=tuple(_settle(argument, provided) for argument in self.arguments))
+        seen = {one.source for one in _seen(settled.arguments, provided)}
+        _check_cache(settled, seen)
+        return replace(settled, sees_caller=From.PRINCIPAL in seen)
+
+    @property
+    def private(self) -> bool:
+        """Does its answer depend on who calls? A cookie or a credential in a header tells that too."""
+        credentials = {"authorization", "x-api-key"}
+        return (
+            not self.public
+            or self.sees_caller
+            or self.one(From.COOKIE) is not None
+            or not credentials.isdisjoint(self.names(From.HEADER))
+        )
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -403,15 +428,25 @@ def _check(operation: Operation, in_path: tuple[str, ...]) -> None:
         )
     _check_access(operation)
     _check_key(operation)
+    _check_cache(operation, {one.source for one in operation.arguments})
     _check_thread(operation.handler, operation.arguments, where)
 
 
 def _wires(argument: Argument) -> tuple[str, ...]:
-    kind = types.bare(argument.type)
     names: tuple[str, ...] = (argument.wire,)
-    if argument.whole and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        names = tuple(one.encode_name for one in msgspec.structs.fields(kind))
+    if argument.whole and _is_struct(argument):
+        names = tuple(one.encode_name for one in msgspec.structs.fields(types.bare(argument.type)))
     return tuple(name.replace("_", "-").lower() for name in names) if argument.source is From.HEADER else names
+
+
+def _is_struct(argument: Argument) -> bool:
+    kind = types.bare(argument.type)
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _takes_all(argument: Argument) -> bool:
+    """A dict of all headers, or all cookies."""
+    return argument.whole and argument.source in (From.HEADER, From.COOKIE) and not _is_struct(argument)
 
 
 def _unkept(operation: Operation) -> str:
@@ -434,6 +469,42 @@ def _check_key(operation: Operation) -> None:
     if wanted != "ignored" and (why := _unkept(operation)):
         hint = f"async def {name}(…, tx: Transaction)" if "transaction" in why else "leave idempotency_key= out"
         raise SystemMistake(f"{name} can't promise an idempotency key: {why}", where=where, hint=hint)
+
+
+def _seconds(text: str, where: str) -> int:
+    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise SystemMistake(f"cache={text!r}", where=where, hint='"60s", "5min", "1h" or "1d"; "0s" to be asked every time')
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def _check_cache(operation: Operation, seen: set[From]) -> None:
+    if operation.cache_s is None:
+        return
+    name = operation.handler.__name__
+    if operation.method != "GET" or operation.status != 200:
+        why, hint = "only a GET that answers 200 is", "leave cache= out"
+    elif types.is_response(operation.returns):
+        why, hint = "a Response says so itself", 'Response(…, headers={"cache-control": "max-age=60"})'
+    elif From.REQUEST in seen:
+        why = "with the whole Request in hand it could depend on anything"
+        hint = "take what it needs as arguments: Header, Cookie, Query, Principal"
+    elif one := next(filter(_takes_all, operation.arguments), None):
+        why, hint = f"{one.name!r} takes every {one.source.value}", "a Struct with those that it needs"
+    else:
+        return
+    raise SystemMistake(f"{name} can't be cached: {why}", where=operation.where, hint=hint)
+
+
+def _seen(arguments: Sequence[Argument], provided: Mapping[Any, Any]) -> Iterator[Argument]:
+    """The arguments of a handler and of all that is made for it."""
+    waiting, asked = list(arguments), set()
+    while waiting:
+        one = waiting.pop()
+        yield one
+        if one.source is From.PROVIDED and one.type not in asked and (provider := provided.get(one.type)):
+            asked.add(one.type)
+            waiting += provider.arguments
 
 
 def _check_access(operation: Operation) -> None:

@@ -112,6 +112,10 @@ class UnderTest:
         """`value` is injected wherever `kind` is asked for."""
         return self._injector.override(kind, value)
 
+    def forget_answers(self) -> None:
+        """What the service keeps because of `cache=` is gone, as if its time had passed."""
+        self._app.answers.clear()
+
     # how it runs
 
     async def _run(self) -> None:

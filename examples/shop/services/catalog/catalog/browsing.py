@@ -1,4 +1,7 @@
-"""What everybody may ask: the products on sale, a page at a time, and one of them."""
+"""What everybody may ask: the products on sale, a page at a time, and one of them.
+
+A list may be five seconds old; one product never is, but who has it as it stands is not sent it again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ __all__ = ["router"]
 router = Router()
 
 
-@router.get("/catalog/products", public=True)
+@router.get("/catalog/products", public=True, cache="5s")
 async def products(
     tx: Transaction,
     q: Annotated[str, Meta(max_length=100)] = "",
@@ -36,7 +39,7 @@ async def products(
     return Page(items=shown, next=_cursor(shown[-1]) if len(found) > limit else None)
 
 
-@router.get("/catalog/products/{sku}", public=True)
+@router.get("/catalog/products/{sku}", public=True, cache="0s")
 async def product(sku: str, tx: Transaction) -> Product:
     """One product that is on sale."""
     found = await tx.one_or_none(Product, PRODUCTS, {"_id": sku, "retired": False})

@@ -114,6 +114,22 @@ async def test_a_retired_product_is_gone_for_good(catalog: UnderTest) -> None:
     assert len(catalog.published) == 2
 
 
+async def test_a_list_may_be_some_seconds_old_and_a_product_never_is(catalog: UnderTest) -> None:
+    await added(catalog)
+    seen = await catalog.client.get("/catalog/products/mug")
+    assert await skus(catalog) == ["mug"]
+    known = {"if-none-match": seen.headers["etag"]}
+    assert (await catalog.client.get("/catalog/products/mug", headers=known)).status_code == 304
+
+    await added(catalog, sku="bowl", name="Bowl")
+    await staff(catalog).put("/catalog/products/mug", json={"name": "Mug", "price": "13.00"})
+
+    assert await skus(catalog) == ["mug"]
+    assert (await catalog.client.get("/catalog/products/mug", headers=known)).json()["price"] == "13.00"
+    catalog.forget_answers()
+    assert await skus(catalog) == ["bowl", "mug"]
+
+
 async def test_what_was_never_sold_is_not_found(catalog: UnderTest) -> None:
     assert (await catalog.client.get("/catalog/products/unicorn")).status_code == 404
     change = {"name": "Unicorn", "price": "1.00"}

@@ -1,0 +1,1 @@
+CREATE TABLE ticket (number INTEGER PRIMARY KEY, buyer TEXT NOT NULL, line TEXT NOT NULL);
