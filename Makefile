@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite lock bench bench-gateway drill clean
+.PHONY: help up test lint types suite lock bench bench-gateway drill rehearsal clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ bench-gateway: $(VENV)/dev.stamp ## measure the gateway alone beside nginx, HAPr
 
 drill: $(VENV)/dev.stamp ## kill things at random under load, then reconcile: make drill KILLS=1000 SEED=1
 	$(BIN)/python -m tests.chaos.drill --kills $(or $(KILLS),200) --seed $(or $(SEED),1)
+
+rehearsal: $(VENV)/dev.stamp ## rotate, withdraw and revoke under load; propagation times: make rehearsal ROUNDS=20 SEED=1
+	$(BIN)/python -m tests.chaos.rehearsal --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 
 lock: $(VENV)/dev.stamp ## resolve requirements/*.in anew: names, versions and hashes only
 	cd requirements && for name in shop dev; do ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

@@ -59,7 +59,7 @@ async def test_the_published_set_holds_the_key_and_a_throwaway_one_and_nothing_p
     (message,) = auth.broker.messages("keys")
     assert message.subject == "keys.set"
     keys = KeySet.parse(message.body)
-    assert len(keys.keys) == 2
+    assert len(keys.keys) == 3, "the key that signs, the next one, and the throwaway one"
     assert keys.usable
     assert b'"d"' not in message.body
     answer = await auth.http.get("/auth/jwks")

@@ -214,7 +214,10 @@ async def test_a_refresh_token_is_good_only_for_the_client_that_got_it(auth: Run
     granted = await auth.sign_in(**proof)
     assert error_of(await auth.refresh(granted["refresh_token"])) == "invalid_grant"
     async with auth.database.transaction() as tx:
-        await tx.execute("INSERT INTO clients SELECT 'other', secret_hash, scope, created_at FROM clients")
+        await tx.execute(
+            "INSERT INTO clients (id, secret_hash, scope, created_at)"
+            " SELECT 'other', secret_hash, scope, created_at FROM clients"
+        )
     other = {**proof, "client_id": "other"}
     assert error_of(await auth.refresh(granted["refresh_token"], **other)) == "invalid_grant"
     assert (await auth.refresh(granted["refresh_token"], **proof)).status_code == 200

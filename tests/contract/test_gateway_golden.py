@@ -70,21 +70,21 @@ def test_the_bootstrap_is_the_golden_file() -> None:
 async def test_envoy_accepts_the_golden_files(tmp_path: Path) -> None:
     """`--mode validate` does not follow file subscriptions, so everything is put in their place."""
     golden = {kind: json.loads((Path(__file__).parents[1] / f"golden/xds/{kind}.json").read_text()) for kind in TYPES}
-    listener = _static(golden["lds"][0], golden["rds"][0], golden["ecds"][0], tmp_path)
+    listener = _static(golden["lds"][0], golden["rds"][0], [golden["ecds"][0], golden["revocations"][0]], tmp_path)
     document = {"static_resources": {"listeners": [listener], "clusters": [_untyped(one) for one in golden["cds"]]}}
     (tmp_path / "all.json").write_text(json.dumps(document))
 
     assert await envoy.check(envoy.find(), tmp_path / "all.json") == ""
 
 
-def _static(listener: dict[str, Any], routes: dict[str, Any], jwt: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _static(listener: dict[str, Any], routes: dict[str, Any], filters: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     found = copy.deepcopy(_untyped(listener))
     manager = found["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
     manager["route_config"] = _untyped(routes)
     manager["access_log"][0]["typed_config"]["path"] = str(folder / "access.log")
-    (position,) = [at for at, one in enumerate(manager["http_filters"]) if "config_discovery" in one]
-    manager["http_filters"][position] = {"name": jwt["name"], "typed_config": jwt["typed_config"]}
+    found_by_name = {one["name"]: {"name": one["name"], "typed_config": one["typed_config"]} for one in filters}
+    manager["http_filters"] = [found_by_name.get(one["name"], one) for one in manager["http_filters"]]
     return found
 
 

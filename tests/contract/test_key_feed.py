@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from atoll.bus.memory import Broker
 from atoll.bus.ports import Message
 from atoll.service.keys import KeyFeed
 from atoll.tokens import KeySet, TokenRefused, Verifier
+from atoll.tokens.revocations import RevokedShard, shard_of
 from tests.support.tokens import Mint
 from tests.support.waiting import until
 
@@ -26,7 +28,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.broker = Broker()
         self.broker.add_stream("keys", "keys.>")
-        self.path = folder / "state" / "keys.json"
+        self.folder = folder / "state"
+        self.path = self.folder / "keys.json"
 
     def publish(self, body: bytes) -> None:
         self.broker.publish(Message("keys.set", b"", body))
@@ -35,7 +38,7 @@ class World:
     async def process(self) -> AsyncIterator[Verifier]:
         """A start: the feed is loaded, then connected."""
         verifier = Verifier(OLD.issuer, OLD.audience, KeySet())
-        feed, bus = KeyFeed(verifier, self.path), self.broker.bus()
+        feed, bus = KeyFeed(verifier, self.folder), self.broker.bus()
         feed.load()
         await bus.start()
         feed.start(bus)
@@ -76,7 +79,7 @@ async def test_a_new_key_and_a_withdrawn_one_arrive_live(world: World) -> None:
         await until(lambda: accepts(verifier, NEW))
         assert accepts(verifier, OLD)
         world.publish(KeySet.of([NEW.key.public], version=3).serialize())
-        await until(lambda: not accepts(verifier, OLD))
+        await until(lambda: verifier.keys.usable and not accepts(verifier, OLD))
         assert accepts(verifier, NEW)
 
 
@@ -115,3 +118,66 @@ async def test_what_is_no_key_set_changes_nothing(world: World) -> None:
             world.publish(body)
         assert verifier.keys == BOTH
         assert KeySet.load(world.path) == BOTH
+
+
+# ended sessions
+
+
+def ended(session: str, version: int = 1) -> Message:
+    shard = shard_of(session)
+    return Message(f"keys.revoked.{shard}", b"", msgspec.json.encode(RevokedShard(shard, version, {session: 9_999_999_999})))
+
+
+async def test_an_ended_session_is_refused_live_and_from_the_snapshot_and_its_neighbours_are_not(world: World) -> None:
+    world.publish(OLD.key_set.serialize())
+    async with world.process() as verifier:
+        await until(lambda: verifier.keys.usable and accepts(verifier, OLD))
+        world.broker.publish(ended("session-1"))
+        await until(lambda: verifier.keys.usable and not accepts(verifier, OLD))
+        assert verifier.verify(OLD.token(sid="session-2"), time.time())
+    (world.folder / "revocations.json").unlink()
+    async with world.process() as verifier:
+        await until(lambda: verifier.keys.usable and not accepts(verifier, OLD))
+
+
+async def test_an_ended_session_stays_ended_for_a_process_that_starts_without_the_bus(world: World) -> None:
+    world.publish(OLD.key_set.serialize())
+    world.broker.publish(ended("session-1"))
+    async with world.process() as verifier:
+        await until(lambda: verifier.keys.usable and not accepts(verifier, OLD))
+    world.broker.stop()
+    async with world.process() as verifier:
+        assert not accepts(verifier, OLD)
+        assert verifier.verify(OLD.token(sid="session-2"), time.time())
+
+
+async def test_a_session_that_ended_while_the_bus_was_away_is_refused_after_it_is_back(world: World) -> None:
+    world.publish(OLD.key_set.serialize())
+    async with world.process() as verifier:
+        await until(lambda: verifier.keys.usable and accepts(verifier, OLD))
+        world.broker.stop()
+        world.broker.publish(ended("session-1"))
+        world.broker.start()
+        await until(lambda: verifier.keys.usable and not accepts(verifier, OLD))
+
+
+async def test_an_older_list_or_one_that_cannot_be_read_brings_nobody_back(world: World) -> None:
+    world.publish(OLD.key_set.serialize())
+    async with world.process() as verifier:
+        world.broker.publish(ended("session-1", version=2))
+        await until(lambda: verifier.keys.usable and not accepts(verifier, OLD))
+        shard = shard_of("session-1")
+        older = msgspec.json.encode(RevokedShard(shard, 1, {}))
+        for body in (older, b"", b"{}", b'{"shard": 64, "version": 9, "sessions": {}}', b"\xff"):
+            world.broker.publish(Message(f"keys.revoked.{shard}", b"", body))
+        world.broker.publish(ended("session-2"))
+        await until(lambda: not accepts_session(verifier, "session-2"))
+        assert not accepts(verifier, OLD)
+
+
+def accepts_session(verifier: Verifier, session: str) -> bool:
+    try:
+        verifier.verify(OLD.token(sid=session), time.time())
+    except TokenRefused as error:
+        return error.code != "token_revoked"
+    return True

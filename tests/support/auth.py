@@ -25,10 +25,10 @@ from atoll.service.handlers import run_hooks
 from atoll.service.http import build_app
 from atoll.service.injection import Injector
 from atoll.service.principal import Principal
-from atoll.tokens import Claims, KeySet, Verifier
+from atoll.tokens import Claims, KeySet, Revocations, Verifier
 from tests.support.waiting import until
 
-__all__ = ["AUDIENCE", "CONFIGURATION", "ISSUER", "RunningAuth", "auth", "auth_url", "claims_of", "running_auth"]
+__all__ = ["AUDIENCE", "CONFIGURATION", "ISSUER", "RunningAuth", "auth", "auth_url", "claims_of", "kid_of", "running_auth"]
 
 ISSUER, AUDIENCE = "http://localhost:8080/auth", "shop"
 CONFIGURATION = Configuration(
@@ -37,6 +37,7 @@ CONFIGURATION = Configuration(
     default_scopes=("orders:read", "orders:write"),
     users={"ada": Account("correct horse", ("orders:read", "orders:write"))},
     clients={"batch": Account("its: secret", ("inventory:read", "inventory:write"))},
+    operator_secret="known to whoever runs the system, and long",
 )
 _MIGRATIONS = Path(atoll.auth.__file__).parent / "migrations"
 
@@ -63,7 +64,21 @@ class RunningAuth:
 
     @property
     def published_sets(self) -> list[KeySet]:
-        return [KeySet.parse(message.body) for message in self.broker.messages("keys")]
+        return [KeySet.parse(message.body) for message in self.broker.messages("keys") if message.subject == "keys.set"]
+
+    @property
+    def published_revocations(self) -> Revocations:
+        found = Revocations()
+        for message in self.broker.messages("keys"):
+            found = found.received(message.body) if message.subject.startswith("keys.revoked.") else found
+        return found
+
+    async def operator(self) -> dict[str, str]:
+        """The headers of whoever runs the system."""
+        secret = CONFIGURATION.operator_secret
+        answer = await self.token(grant_type="client_credentials", client_id="operator", client_secret=secret)
+        assert answer.status_code == 200, answer.text
+        return {"authorization": f"Bearer {answer.json()['access_token']}"}
 
     async def token(self, headers: dict[str, str] | None = None, /, **form: str) -> httpx.Response:
         return await self.http.post("/auth/token", data=form, headers=headers)
@@ -81,6 +96,7 @@ class RunningAuth:
     def verified(self, token: str) -> Claims:
         """The claims, as a service sees them that has the last published key set."""
         self.verifier.update(self.published_sets[-1])
+        self.verifier.refuse(self.published_revocations.sessions)
         return self.verifier.verify(token, time.time())
 
 
@@ -145,6 +161,15 @@ async def auth(auth_url: str) -> AsyncIterator[RunningAuth]:
 
 def claims_of(token: str) -> dict[str, Any]:
     """What a token says, unverified."""
-    part = token.split(".")[1]
+    return _part(token, 1)
+
+
+def kid_of(token: str) -> str:
+    """The key that a token says it was signed with."""
+    return str(_part(token, 0)["kid"])
+
+
+def _part(token: str, number: int) -> dict[str, Any]:
+    part = token.split(".")[number]
     found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return found

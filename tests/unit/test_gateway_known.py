@@ -101,3 +101,15 @@ def test_what_is_known_survives_a_restart() -> None:
 def test_a_broken_file_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
         Known.parse(body)
+
+
+def test_ended_sessions_are_kept_over_a_restart_and_an_older_list_changes_nothing() -> None:
+    body = b'{"shard": 7, "version": 2, "sessions": {"session-1": 9999999999}}'
+    told = known(ORDERS).with_revocations(body)
+    assert told.revocations.sessions == {"session-1"}
+    assert told.view != known(ORDERS).view
+    assert Known.parse(told.serialize()).revocations == told.revocations
+    assert told.with_revocations(b'{"shard": 7, "version": 1, "sessions": {}}') == told
+    assert told.with_revocations(b'{"shard": 8, "version": 1, "sessions": {}}').revocations.sessions == {"session-1"}
+    with pytest.raises(Malformed):
+        told.with_revocations(b'{"shard": 64, "version": 3, "sessions": {}}')

@@ -15,9 +15,10 @@ from atoll.gateway.xds.folders import TYPES
 Resources = dict[str, list[dict[str, Any]]]
 
 
-def _resources(clusters: str, routes: str, keys: str = "a") -> Resources:
+def _resources(clusters: str, routes: str, keys: str = "a", ended: str = "") -> Resources:
     return {
         "ecds": [{"keys": keys}],
+        "revocations": [{"ended": ended}],
         "cds": [{"name": name} for name in clusters],
         "rds": [{"routes": routes}],
         "lds": [{"name": "listener"}],
@@ -55,6 +56,10 @@ def test_one_cluster_for_another() -> None:
 
 def test_new_keys_touch_nothing_else() -> None:
     assert _told(_resources("a", "1"), _resources("a", "1", keys="b")) == ["ecds"]
+
+
+def test_an_ended_session_leaves_the_token_filter_and_its_cache_alone() -> None:
+    assert _told(_resources("a", "1"), _resources("a", "1", ended="session-1")) == ["revocations"]
 
 
 def test_the_version_of_a_file_is_its_content() -> None:

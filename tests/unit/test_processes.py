@@ -61,6 +61,7 @@ def known(**variables: str) -> Known:
         bus_urls={name: f"nats://{name}:pw@127.0.0.1:4222" for name in ("orders", "auth", "legacy")},
         simulator_urls={"bank": "http://127.0.0.1:2109"},
         variables={"PATH": "/usr/bin", "HOME": "/home/ada", "PYTHONPATH": "/elsewhere", "AWS_SECRET": "x", **variables},
+        operator_secret="0pe",
     )
 
 

@@ -37,14 +37,16 @@ class User(msgspec.Struct, frozen=True):
     username: str
     password_hash: str
     scope: str
+    blocked_at: int | None = None
 
 
 class Client(msgspec.Struct, frozen=True):
-    """A program with credentials of its own."""
+    """A program with credentials of its own. Its tokens are of one session, which begins with the first of them."""
 
     id: str
     secret_hash: str
     scope: str
+    session_id: str = ""
 
 
 class UserRegistered(Event, name="user_registered", key="user_id"):
@@ -57,16 +59,16 @@ class UserRegistered(Event, name="user_registered", key="user_id"):
 async def user(tx: Transaction, username: str) -> User | None:
     """Who signs in under this name, whatever its case."""
     return await tx.one_or_none(
-        User, "SELECT id, username, password_hash, scope FROM users WHERE username_key = $1", _key(username)
+        User, "SELECT id, username, password_hash, scope, blocked_at FROM users WHERE username_key = $1", _key(username)
     )
 
 
 async def user_of_id(tx: Transaction, user_id: str) -> User | None:
-    return await tx.one_or_none(User, "SELECT id, username, password_hash, scope FROM users WHERE id = $1", user_id)
+    return await tx.one_or_none(User, "SELECT id, username, password_hash, scope, blocked_at FROM users WHERE id = $1", user_id)
 
 
 async def client(tx: Transaction, client_id: str) -> Client | None:
-    return await tx.one_or_none(Client, "SELECT id, secret_hash, scope FROM clients WHERE id = $1", client_id)
+    return await tx.one_or_none(Client, "SELECT id, secret_hash, scope, session_id FROM clients WHERE id = $1", client_id)
 
 
 class Accounts:

@@ -9,9 +9,14 @@ import msgspec
 
 from atoll.errors import SystemMistake
 
-__all__ = ["Account", "Configuration"]
+__all__ = ["ADMIN", "OPERATOR", "Account", "Configuration"]
 
+OPERATOR = "operator"
+"""The client that is nobody's program: whoever runs the system, through `atoll auth`."""
+ADMIN = "auth:admin"
+"""The scope that keys, sessions of others and clients' keys are managed with."""
 _SHORTEST_SECRET = 12
+_SHORTEST_OPERATOR_SECRET = 32
 _Seconds = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -31,21 +36,24 @@ class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access_token_lifetime_s: _Seconds = 300
     refresh_token_lifetime_s: _Seconds = 30 * 86_400
+    rotate_keys_every_s: _Seconds = 30 * 86_400
     default_scopes: tuple[str, ...] = ()
     users: dict[str, _Declared] = {}
     clients: dict[str, _Declared] = {}
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """Everything auth is told. `default_scopes` are what a user who registers gets."""
+    """Everything auth is told. `default_scopes` are what a user who registers gets; without `operator_secret` no operator."""
 
     issuer: str
     audience: str
     access_token_lifetime_s: int = 300
     refresh_token_lifetime_s: int = 30 * 86_400
+    rotate_keys_every_s: int = 30 * 86_400
     default_scopes: tuple[str, ...] = ()
     users: Mapping[str, Account] = {}
     clients: Mapping[str, Account] = {}
+    operator_secret: str = ""
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Configuration:
@@ -53,12 +61,16 @@ class Configuration(msgspec.Struct, frozen=True):
         options = _options(variables.get("ATOLL_AUTH", ""))
         if missing := [name for name in ("ATOLL_ISSUER", "ATOLL_AUDIENCE") if not variables.get(name)]:
             raise SystemMistake(f"auth needs {' and '.join(missing)}", hint="`atoll run auth` sets them")
+        if OPERATOR in options.clients:
+            raise SystemMistake(f"[auth.clients.{OPERATOR}]: this client is atoll's own", hint="choose another name for yours")
         secrets = _Secrets(variables)
         found = cls(
             issuer=variables["ATOLL_ISSUER"],
             audience=variables["ATOLL_AUDIENCE"],
             access_token_lifetime_s=options.access_token_lifetime_s,
             refresh_token_lifetime_s=options.refresh_token_lifetime_s,
+            rotate_keys_every_s=options.rotate_keys_every_s,
+            operator_secret=_operator_secret(variables),
             default_scopes=options.default_scopes,
             users={name: secrets.account("user", name, one) for name, one in options.users.items()},
             clients={name: secrets.account("client", name, one) for name, one in options.clients.items()},
@@ -74,6 +86,16 @@ def _options(text: str) -> _Options:
         raise SystemMistake(
             f"[auth] can't be used: {error}", hint="docs/reference/auth.md lists what may stand there"
         ) from error
+
+
+def _operator_secret(variables: Mapping[str, str]) -> str:
+    secret = variables.get("AUTH_OPERATOR_SECRET", "")
+    if 0 < len(secret) < _SHORTEST_OPERATOR_SECRET:
+        raise SystemMistake(
+            f"AUTH_OPERATOR_SECRET has fewer than {_SHORTEST_OPERATOR_SECRET} characters",
+            hint="make one at random: `openssl rand -hex 24`",
+        )
+    return secret
 
 
 class _Secrets:

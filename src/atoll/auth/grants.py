@@ -5,7 +5,7 @@ No statement runs while a password is hashed: that takes 20 ms, and a transactio
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import secrets
 import time
 
@@ -13,9 +13,11 @@ import msgspec
 
 from atoll.auth import accounts
 from atoll.auth.accounts import Client, User
-from atoll.auth.configuration import Configuration
-from atoll.auth.oauth import Granted, OAuthError, TokenRequest
+from atoll.auth.configuration import ADMIN, OPERATOR, Configuration
+from atoll.auth.digests import digest
+from atoll.auth.oauth import Credentials, Granted, OAuthError, TokenRequest
 from atoll.auth.passwords import Passwords
+from atoll.auth.sessions import end_sessions
 from atoll.auth.signing import Signing
 from atoll.auth.sql import Transaction
 from atoll.database.ports import Database
@@ -60,12 +62,14 @@ class Grants:
 
     async def _password(self, request: TokenRequest) -> Granted:
         username, password = request.required("username"), request.required("password")
-        client = await self._identified(request)
+        client = await self.identified(request.client)
         async with self._database.reader() as tx:
             user = await accounts.user(tx, username)
         good = await self._passwords.verify(user.password_hash if user else None, password)
         if user is None or not good:
             raise OAuthError("invalid_grant", "username or password is wrong")
+        if user.blocked_at is not None:
+            raise OAuthError("invalid_grant", "the account is blocked")
         scope = _narrowed(user.scope, request.scopes)
         return await self._signed_in(user, client.id if client else "", scope)
 
@@ -73,20 +77,20 @@ class Grants:
         """A new session with its first refresh token."""
         now, session_id = int(time.time()), new_id()
         async with self._database.transaction() as tx:
-            await _forget_sessions(tx, user.id, now)
+            await _forget_sessions(tx, user.id, now - self._configuration.access_token_lifetime_s)
             await tx.execute(
                 "INSERT INTO sessions (id, user_id, client_id, scope, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
                 *(session_id, user.id, client_id, scope, now, now + self._configuration.refresh_token_lifetime_s),
             )
             refresh_token = await self._issue(tx, session_id, now)
-        return self._granted(user.id, session_id, scope, refresh_token)
+        return await self._granted(user.id, session_id, scope, refresh_token)
 
     async def _refresh(self, request: TokenRequest) -> Granted:
-        digest = _digest(request.required("refresh_token"))
-        client = await self._identified(request)
+        token_digest = digest(request.required("refresh_token"))
+        client = await self.identified(request.client)
         now = int(time.time())
         async with self._database.transaction() as tx:
-            session = await _session(tx, digest)
+            session = await _session(tx, token_digest)
             if session is None or session.client_id != (client.id if client else ""):
                 raise OAuthError("invalid_grant", "the refresh token is not known")
             if session.revoked_at is not None:
@@ -94,19 +98,21 @@ class Grants:
             if now >= session.expires_at:
                 raise OAuthError("invalid_grant", "the refresh token has expired")
             user = await accounts.user_of_id(tx, session.user_id)
-            if user is None:
-                raise OAuthError("invalid_grant", "the user is gone")
+            if user is None or user.blocked_at is not None:
+                raise OAuthError("invalid_grant", "the user is gone or blocked")
             scope = _narrowed(_common(session.scope, user.scope), request.scopes)
-            refresh_token = await self._rotate(tx, session.session_id, digest, now)
+            refresh_token = await self._rotate(tx, session.session_id, token_digest, now)
         if refresh_token is None:  # after the commit: raising inside would have undone the revocation
             raise OAuthError("invalid_grant", "the refresh token was used before, so its session has been ended")
-        return self._granted(user.id, session.session_id, scope, refresh_token)
+        return await self._granted(user.id, session.session_id, scope, refresh_token)
 
-    async def _rotate(self, tx: Transaction, session_id: str, digest: str, now: int) -> str | None:
+    async def _rotate(self, tx: Transaction, session_id: str, token_digest: str, now: int) -> str | None:
         """The next refresh token. None when this one was used already: somebody has a copy, so the session is revoked."""
-        used = await tx.execute("UPDATE refresh_tokens SET used_at = $1 WHERE digest = $2 AND used_at IS NULL", now, digest)
+        used = await tx.execute(
+            "UPDATE refresh_tokens SET used_at = $1 WHERE digest = $2 AND used_at IS NULL", now, token_digest
+        )
         if not used:
-            await tx.execute("UPDATE sessions SET revoked_at = $1 WHERE id = $2", now, session_id)
+            await end_sessions(tx, [session_id])
             return None
         await tx.execute("DELETE FROM refresh_tokens WHERE session_id = $1 AND expires_at <= $2", session_id, now)
         await tx.execute(
@@ -116,31 +122,50 @@ class Grants:
 
     async def _client_credentials(self, request: TokenRequest) -> Granted:
         """No refresh token: the client has its credentials (§4.4.3)."""
-        client = await self._identified(request)
+        client = await self.identified(request.client)
         if client is None:
             raise OAuthError("invalid_client", "this grant is for clients that prove who they are")
-        return self._granted(client.id, new_id(), _narrowed(client.scope, request.scopes))
+        session_id = new_id() if client.id == OPERATOR else await self._session_of(client)
+        return await self._granted(client.id, session_id, _narrowed(client.scope, request.scopes))
 
-    async def _identified(self, request: TokenRequest) -> Client | None:
-        """The client that proved itself. A name without a secret proves nothing and counts as none."""
-        if request.client is None or request.client.secret is None:
+    async def _session_of(self, client: Client) -> str:
+        """One for all its tokens, so that they can be ended together."""
+        if client.session_id:
+            return client.session_id
+        async with self._database.transaction() as tx:
+            await tx.execute("UPDATE clients SET session_id = $1 WHERE id = $2 AND session_id = ''", new_id(), client.id)
+            session_id: str = await tx.scalar("SELECT session_id FROM clients WHERE id = $1", client.id)
+            return session_id
+
+    async def identified(self, credentials: Credentials | None) -> Client | None:
+        """The client that proved itself. A name without a secret proves nothing and counts as none. Raises OAuthError."""
+        if credentials is None or credentials.secret is None:
             return None
+        if credentials.id == OPERATOR:
+            return self._operator(credentials.secret)
         async with self._database.reader() as tx:
-            client = await accounts.client(tx, request.client.id)
-        good = await self._passwords.verify(client.secret_hash if client else None, request.client.secret)
+            client = await accounts.client(tx, credentials.id)
+        good = await self._passwords.verify(client.secret_hash if client else None, credentials.secret)
         if client is None or not good:
             raise OAuthError("invalid_client", "the client is not known or its secret is wrong")
         return client
+
+    def _operator(self, secret: str) -> Client:
+        """Its secret is random and long, and stands in the environment: there is nothing to be slow about, and no row."""
+        expected = self._configuration.operator_secret
+        if not expected or not hmac.compare_digest(expected.encode(), secret.encode()):
+            raise OAuthError("invalid_client", "the client is not known or its secret is wrong")
+        return Client(OPERATOR, "", ADMIN)
 
     async def _issue(self, tx: Transaction, session_id: str, now: int) -> str:
         token = secrets.token_urlsafe(32)
         await tx.execute(
             "INSERT INTO refresh_tokens (digest, session_id, expires_at) VALUES ($1, $2, $3)",
-            *(_digest(token), session_id, now + self._configuration.refresh_token_lifetime_s),
+            *(digest(token), session_id, now + self._configuration.refresh_token_lifetime_s),
         )
         return token
 
-    def _granted(self, subject: str, session_id: str, scope: str, refresh_token: str = "") -> Granted:
+    async def _granted(self, subject: str, session_id: str, scope: str, refresh_token: str = "") -> Granted:
         now, lifetime_s = int(time.time()), self._configuration.access_token_lifetime_s
         claims = Claims(
             iss=self._configuration.issuer,
@@ -152,15 +177,15 @@ class Grants:
             jti=new_id(),
             sid=session_id,
         )
-        return Granted(self._signing.sign(claims), lifetime_s, scope, "Bearer", refresh_token)
+        return Granted(await self._signing.sign(claims), lifetime_s, scope, "Bearer", refresh_token)
 
 
-async def _session(tx: Transaction, digest: str) -> _Session | None:
+async def _session(tx: Transaction, token_digest: str) -> _Session | None:
     return await tx.one_or_none(
         _Session,
         "SELECT s.id AS session_id, s.user_id, s.client_id, s.scope, t.expires_at, t.used_at, s.revoked_at"
         " FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.digest = $1",
-        digest,
+        token_digest,
     )
 
 
@@ -169,10 +194,6 @@ async def _forget_sessions(tx: Transaction, user_id: str, now: int) -> None:
     ended = "SELECT id FROM sessions WHERE user_id = $1 AND expires_at <= $2"
     await tx.execute(f"DELETE FROM refresh_tokens WHERE session_id IN ({ended})", user_id, now)
     await tx.execute("DELETE FROM sessions WHERE user_id = $1 AND expires_at <= $2", user_id, now)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _narrowed(scope: str, wanted: frozenset[str] | None) -> str:

@@ -12,7 +12,18 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-__all__ = ["Credentials", "Granted", "OAuthError", "TokenForm", "TokenRequest", "is_text", "read"]
+__all__ = [
+    "Credentials",
+    "Granted",
+    "OAuthError",
+    "RevocationForm",
+    "RevocationRequest",
+    "TokenForm",
+    "TokenRequest",
+    "is_text",
+    "read",
+    "read_revocation",
+]
 
 _STATUS = {"invalid_client": 401}
 _NOT_TEXT = re.compile("[^\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -72,6 +83,23 @@ class TokenForm(msgspec.Struct, frozen=True):
     client_secret: str = ""
 
 
+class RevocationForm(msgspec.Struct, frozen=True):
+    """A token that shall not be used any more (RFC 7009 §2.1)."""
+
+    token: Annotated[str, msgspec.Meta(description="a refresh token or an access token")] = ""
+    token_type_hint: Annotated[str, msgspec.Meta(description="not needed: auth tells them apart")] = ""
+    client_id: str = ""
+    client_secret: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRequest:
+    """One token to end."""
+
+    token: str = field(repr=False)
+    client: Credentials | None
+
+
 class Granted(msgspec.Struct, frozen=True, omit_defaults=True):
     """A token response (RFC 6749 §5.1). `expires_in` is in seconds."""
 
@@ -84,13 +112,7 @@ class Granted(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def read(form: TokenForm, names: Sequence[str], authorization: str) -> TokenRequest:
     """What the client asks for; `names` are the form's as they came. Raises OAuthError."""
-    if len(set(names)) != len(names):
-        raise OAuthError("invalid_request", "a parameter stands twice")
-    parameters = {name: value for name, value in msgspec.structs.asdict(form).items() if value}
-    if any(not is_text(value) for value in parameters.values()):
-        raise OAuthError("invalid_request", "a parameter has control characters")
-    if "grant_type" not in parameters:
-        raise OAuthError("invalid_request", "grant_type is missing")
+    parameters = _parameters(form, names, "grant_type")
     return TokenRequest(
         grant_type=form.grant_type,
         client=_credentials(form, authorization),
@@ -99,12 +121,29 @@ def read(form: TokenForm, names: Sequence[str], authorization: str) -> TokenRequ
     )
 
 
+def read_revocation(form: RevocationForm, names: Sequence[str], authorization: str) -> RevocationRequest:
+    """What shall be ended, and who says so. Raises OAuthError."""
+    _parameters(form, names, "token")
+    return RevocationRequest(form.token, _credentials(form, authorization))
+
+
+def _parameters(form: TokenForm | RevocationForm, names: Sequence[str], required: str) -> dict[str, str]:
+    if len(set(names)) != len(names):
+        raise OAuthError("invalid_request", "a parameter stands twice")
+    parameters = {name: value for name, value in msgspec.structs.asdict(form).items() if value}
+    if any(not is_text(value) for value in parameters.values()):
+        raise OAuthError("invalid_request", "a parameter has control characters")
+    if required not in parameters:
+        raise OAuthError("invalid_request", f"{required} is missing")
+    return parameters
+
+
 def is_text(value: str) -> bool:
     """Whether it is what RFC 6749 lets a parameter hold: UNICODECHARNOCRLF of appendix A."""
     return _NOT_TEXT.search(value) is None
 
 
-def _credentials(form: TokenForm, authorization: str) -> Credentials | None:
+def _credentials(form: TokenForm | RevocationForm, authorization: str) -> Credentials | None:
     """HTTP Basic or in the body, never both (§2.3)."""
     basic = _basic(authorization)
     if basic is not None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, TypeVar, cast
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from atoll.auth import accounts, oauth
 from atoll.auth.accounts import Accounts, NewUser
+from atoll.auth.answers import UNCACHED, answer, refusal
 from atoll.auth.configuration import Configuration
 from atoll.auth.grants import Grants
 from atoll.auth.oauth import Granted, OAuthError, TokenForm
 from atoll.auth.passwords import Busy, Passwords
+from atoll.auth.revocations import RevocationList
+from atoll.auth.sessions import Sessions
 from atoll.auth.signing import KeysPublished, NotSigning, Signing
 from atoll.database.ports import Database
 from atoll.errors import Conflict, Unauthorized
@@ -26,9 +28,7 @@ from atoll.service.router import Router
 __all__ = ["operations"]
 
 _FORM_LIMIT_BYTES = 16_384
-_UNCACHED = {"cache-control": "no-store", "pragma": "no-cache"}  # RFC 6749 §5.1
 
-T = TypeVar("T")
 operations = Router("/auth")
 
 
@@ -65,17 +65,16 @@ async def token(form: Annotated[TokenForm, Form()], request: Request, grants: Gr
     try:
         granted = await grants.grant(oauth.read(form, names, request.headers.get("authorization", "")))
     except OAuthError as error:
-        challenge = {"www-authenticate": 'Basic realm="auth"'} if error.status == 401 else {}
-        return _answer(Granted, error.body, error.status, _UNCACHED | challenge)
-    return _answer(Granted, granted, 200, _UNCACHED)
+        return cast(Granted, refusal(error))  # a Response is sent as it is, and the contract says what usually comes
+    return cast(Granted, answer(granted, UNCACHED))
 
 
 @operations.get("/jwks", public=True)
 async def jwks(signing: Signing) -> KeysPublished:
     """The public keys that tokens are verified with (RFC 7517)."""
-    keys = signing.key_set
+    keys = await signing.key_set()
     published = KeysPublished(keys=list(keys.keys), version=keys.version)
-    return _answer(KeysPublished, published, 200, {"cache-control": "public, max-age=60"})
+    return cast(KeysPublished, answer(published, {"cache-control": "public, max-age=60"}))
 
 
 @operations.get("/me")
@@ -103,11 +102,24 @@ async def hashing() -> AsyncIterator[Passwords]:
 
 
 @operations.provides()
-async def keys(database: Database) -> AsyncIterator[Signing]:
-    signing = Signing(database)
+async def keys(database: Database, configuration: Configuration) -> AsyncIterator[Signing]:
+    signing = Signing(database, configuration)
     await signing.start()
     yield signing
     await signing.close()
+
+
+@operations.provides()
+async def revoking(database: Database) -> AsyncIterator[RevocationList]:
+    revocations = RevocationList(database)
+    await revocations.start()
+    yield revocations
+    await revocations.close()
+
+
+@operations.provides()
+def ending(database: Database, configuration: Configuration, signing: Signing, revocations: RevocationList) -> Sessions:
+    return Sessions(database, configuration, signing, revocations)
 
 
 @operations.provides()
@@ -124,8 +136,3 @@ def granting(database: Database, configuration: Configuration, passwords: Passwo
 async def seed(known: Accounts) -> None:
     """The users and clients that the configuration names exist from the first start."""
     await known.seed()
-
-
-def _answer(documented: type[T], content: object, status: int, headers: Mapping[str, str]) -> T:
-    """A Response where the contract shall say `documented`: a Response is sent as it is, headers and all."""
-    return cast(T, Response(msgspec.json.encode(content), status, headers, "application/json"))

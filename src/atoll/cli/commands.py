@@ -28,6 +28,7 @@ COMMANDS = {
     "migrate": ("migrate", "Apply a service's migrations, or begin a new one."),
     "sql": ("sql", "A shell on a service's own database."),
     "token": ("token", "An access token for a user of the running system."),
+    "auth": ("auth", "Signing keys and sessions: list, rotate, withdraw, end."),
     "env": ("env", "The environment a replica of a service is started with."),
     "dead-letters": ("dead_letters", "Events that could not be handled: list, show, retry, discard."),
     "gateway": ("gateway", "What the gateway does now: routes, tokens, limits, replicas."),

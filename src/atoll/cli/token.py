@@ -14,7 +14,7 @@ import click
 from atoll.cli.here import Here, here, json_option
 from atoll.errors import SystemMistake
 
-__all__ = ["command"]
+__all__ = ["command", "reason"]
 
 _TIMEOUT_S = 15
 
@@ -51,12 +51,12 @@ def _sign_in(url: str, user: str, password: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{url}/auth/token", form, timeout=_TIMEOUT_S) as response:
             return dict(json.load(response))
     except urllib.error.HTTPError as error:
-        raise SystemMistake(f"{user!r} can't sign in: {url}/auth/token answered {error.code}, {_reason(error)}") from None
+        raise SystemMistake(f"{user!r} can't sign in: {url}/auth/token answered {error.code}, {reason(error)}") from None
     except OSError as error:
         raise SystemMistake(f"{url} can't be reached: {error}", hint="`atoll ps` shows what runs") from None
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def reason(error: urllib.error.HTTPError) -> str:
     """What the answer says in words, in OAuth's shape or as a problem."""
     text = error.read(2_000).decode("utf-8", "replace")
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.xds import jwt, listener, routes
+from atoll.gateway.xds import jwt, listener, revocations, routes
 
 __all__ = ["Admin", "Seen"]
 
@@ -19,6 +19,7 @@ _SCOPES = {
     "lds": "listener_manager.lds",
     "rds": f"http.{listener.STAT_PREFIX}.rds.{routes.NAME}",
     "ecds": f"extension_config_discovery.http_filter.{jwt.NAME}",
+    "revocations": f"extension_config_discovery.http_filter.{revocations.NAME}",
 }
 _WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 _QUESTION = "/stats?format=json&filter=(version_text|warming_clusters|listeners_warming|update_rejected|update_failure)$"

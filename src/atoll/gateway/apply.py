@@ -31,7 +31,8 @@ def steps(old: Files, new: Mapping[str, list[Json]]) -> Iterator[tuple[str, byte
     """What to write, in which order, to get from `old` contents to `new` resources."""
     wanted = {kind: body(new[kind]) for kind in TYPES}
     both = sorted([*new["cds"], *_leaving(old.get("cds", b""), new["cds"])], key=lambda cluster: str(cluster["name"]))
-    order = [("ecds", wanted["ecds"]), ("cds", body(both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
+    filters = [(kind, wanted[kind]) for kind in ("ecds", "revocations")]
+    order = [*filters, ("cds", body(both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
     current = dict(old)
     for kind, content in [*order, ("lds", wanted["lds"])]:
         if current.get(kind) != content:

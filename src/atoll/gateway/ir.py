@@ -113,7 +113,8 @@ class Listener:
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """Everything. Routes of one path stand together, its refusal last, the most specific path first; `owned` are prefixes
-    that never reach the `fallback`, the cluster of every other path; `faults` says what was left out of the input and why.
+    that never reach the `fallback`, the cluster of every other path; `ended_sessions` are those whose tokens are refused though
+    they have not expired; `faults` says what was left out of the input and why.
     """
 
     listener: Listener
@@ -122,5 +123,6 @@ class Gateway:
     clusters: tuple[Cluster, ...] = ()
     documents: tuple[Document, ...] = ()
     owned: tuple[str, ...] = ()
+    ended_sessions: tuple[str, ...] = ()
     fallback: str | None = None
     faults: tuple[str, ...] = ()

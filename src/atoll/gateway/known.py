@@ -1,4 +1,4 @@
-"""What the gateway knows: the system, contracts by digest, replicas and keys, as read from the bus or from its own disk.
+"""What the gateway knows: system, contracts by digest, replicas, keys, ended sessions; from the bus or from its own disk.
 
 Every function gives a new `Known` and changes nothing it was given. A value that can't be read raises, and the caller
 keeps what it had. Absence is never news: only a deletion marker takes a key away (a wiped bucket holds none).
@@ -18,6 +18,7 @@ from atoll.gateway.ir import Endpoint
 from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
 from atoll.tokens.keys import KeySet
+from atoll.tokens.revocations import Revocations
 
 __all__ = ["STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
 
@@ -55,11 +56,16 @@ class Known:
     contracts: Mapping[str, Contract] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     keys: KeySet = field(default_factory=KeySet)
+    revocations: Revocations = field(default_factory=Revocations)
     listening_since: float = 0.0
 
     def with_keys(self, body: bytes) -> Known:
         """After a message on `keys.set`. An older set than the known one changes nothing. Raises Malformed."""
         return replace(self, keys=self.keys.update(KeySet.parse(body)))
+
+    def with_revocations(self, body: bytes) -> Known:
+        """After a message on `keys.revoked.<shard>`. An older list than the known one changes nothing. Raises Malformed."""
+        return replace(self, revocations=self.revocations.received(body))
 
     def with_contract(self, key: str, body: bytes) -> Known:
         """After a change in the bucket `contracts`: `system` or `<service>.<digest>`. Raises Malformed, SystemMistake."""
@@ -98,7 +104,7 @@ class Known:
     def view(self) -> tuple[Any, ...]:
         """Equal for two that give the same gateway: heartbeats alone are no change."""
         replicas = tuple((one.service, one.address, one.digest) for one in self.present)
-        return (self.system, tuple(sorted(self.contracts)), replicas, self.keys)
+        return (self.system, tuple(sorted(self.contracts)), replicas, self.keys, self.revocations.sessions)
 
     def serialize(self) -> bytes:
         """For `inputs.json`: what a restarted controller goes on with until the bus has answered."""
@@ -108,6 +114,7 @@ class Known:
                 "contracts": {key: one.document for key, one in self.contracts.items()},
                 "replicas": self.replicas,
                 "keys": msgspec.Raw(self.keys.serialize()),
+                "revocations": msgspec.Raw(self.revocations.serialize()),
             },
             order="deterministic",
         )
@@ -121,6 +128,7 @@ class Known:
             contracts={key: Contract.parse(one, where=key) for key, one in saved.contracts.items()},
             replicas=saved.replicas,
             keys=KeySet.parse(bytes(saved.keys)),
+            revocations=Revocations.parse(bytes(saved.revocations)),
         )
 
 
@@ -129,6 +137,7 @@ class _Saved(msgspec.Struct):
     contracts: dict[str, dict[str, Any]]
     replicas: dict[str, Replica]
     keys: msgspec.Raw
+    revocations: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 def _decode(body: bytes, type_: Any, what: str) -> Any:

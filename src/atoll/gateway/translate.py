@@ -43,6 +43,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=_documents(system, offered, faults),
         owned=_owned(system),
+        ended_sessions=tuple(sorted(known.revocations.sessions)),
         fallback=system.fallback if system.fallback in clusters else None,
         faults=tuple(faults),
     )

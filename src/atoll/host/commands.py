@@ -54,6 +54,8 @@ class Commands:
                 self.host.stopping.set()
             case "env":
                 return self._described(self._replaceable(request["name"]))
+            case "operator":
+                return {"url": self.host.system.gateway.url, "secret": self.host.operator_secret()}
             case "restart":
                 replaced = await self.host.replicas.roll(self._replaceable(request["name"]), say)
                 return [{"old": old.name, "new": new.name} for old, new in replaced]

@@ -264,7 +264,14 @@ class Host:
             bus_urls={spec.name: self.bus.url(spec.name) for spec in self._own_services() if spec.kind == "service"},
             simulator_urls={spec.name: f"http://{self.replicas.slot(spec.name, 1).address}" for spec in self._simulators()},
             variables=self.machine.variables,
+            operator_secret=self.operator_secret(),
         )
+
+    def operator_secret(self) -> str:
+        """What `atoll auth` proves itself to auth with."""
+        secret = self.machine.secrets.of("auth.operator")
+        self.machine.secrets.save()
+        return secret
 
     def plan(self, service: str, slot: Slot) -> ProcessSpec:
         """What fills `slot`, as contracts and databases are now."""

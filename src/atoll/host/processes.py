@@ -86,13 +86,16 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the plan is computed from beside the manifest. URLs by service name; `variables` is the host's environment."""
+    """What the plan is computed from beside the manifest. URLs by service name; `variables` is the host's environment;
+    `operator_secret` is what `atoll auth` proves itself to auth with.
+    """
 
     layout: Layout
     database_urls: Mapping[str, str]
     bus_urls: Mapping[str, str]
     simulator_urls: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    operator_secret: str = ""
 
 
 def passed(variables: Mapping[str, str]) -> dict[str, str]:
@@ -178,6 +181,7 @@ def auth(system: System, contract: Contract, slot: Slot, known: Known) -> Proces
     spec = auth_service(system)
     environment = service_environment(system, spec, contract, slot, known)
     secrets = {name: value for name, value in known.variables.items() if name.startswith(("AUTH_USER_", "AUTH_CLIENT_"))}
+    secrets["AUTH_OPERATOR_SECRET"] = known.operator_secret
     options = {"access_token_lifetime_s": system.auth.access_token_lifetime_s, **system.auth.options}
     return ProcessSpec(
         name=slot.name,

@@ -21,7 +21,9 @@ _NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
 class Declaration(msgspec.Struct, frozen=True):
-    """What a class said of itself. `key` names the field that order is kept for; `subject` is atoll's own use only."""
+    """What a class said of itself. `key` names the field that order is kept for; `subject` is atoll's own use only;
+    `{key}` in it stands for the key.
+    """
 
     name: str
     key: str
@@ -87,7 +89,7 @@ def encoder(service: str, publishes: Iterable[type[Event]]) -> Callable[[Any], O
             str(getattr(event, found.key)),
             body,
             partitions=found.partitions,
-            subject=found.subject,
+            subject=found.subject.replace("{key}", str(getattr(event, found.key))),
             traceparent=_traceparent(),
         )
         if len(body) + len(row.headers) > MAX_PAYLOAD_BYTES:

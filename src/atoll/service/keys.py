@@ -1,6 +1,6 @@
-"""The key set as one service process knows it: the last one on disk, then whatever auth publishes.
+"""The key set and the ended sessions as one service process knows them: the last ones on disk, then whatever auth publishes.
 
-A process that starts without the bus verifies with the set on disk; a rotation reaches it as soon as it is connected.
+A process that starts without the bus verifies with what is on disk; what changed reaches it as soon as it is connected.
 """
 
 from __future__ import annotations
@@ -12,35 +12,43 @@ from pathlib import Path
 from atoll.bus.ports import Bus, Received
 from atoll.errors import BusOutage, Malformed
 from atoll.tokens.keys import KeySet
+from atoll.tokens.revocations import Revocations
 from atoll.tokens.verify import Verifier
 
 __all__ = ["KeyFeed"]
 
 _STREAM = "keys"
-_SUBJECT = "keys.set"
+_SET = "keys.set"
+_REVOKED = "keys.revoked."
 _ALL = "keys.>"  # a snapshot is asked for as a whole: that is what services may ask
 _ASK_AGAIN_S = 0.25
+_SAVE_AFTER_S = 0.5  # a thousand sessions that end together are written once
 _log = logging.getLogger("atoll.service")
 
 
 class KeyFeed:
-    """Keeps `verifier` up to date. `load` first, then `start` once there is a bus."""
+    """Keeps `verifier` up to date. `load` first, then `start` once there is a bus. `folder` is this process's to write in."""
 
-    def __init__(self, verifier: Verifier, path: Path) -> None:
+    def __init__(self, verifier: Verifier, folder: Path) -> None:
         self._verifier = verifier
-        self._path = path
+        self._keys = folder / "keys.json"
+        self._revocations = folder / "revocations.json"
+        self._revoked = Revocations()
+        self._saving: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._bus: Bus | None = None
 
     def load(self) -> None:
-        """The set that was known when this service last ran, if there is one."""
-        saved = KeySet.load(self._path)
+        """What was known when this service last ran."""
+        saved = KeySet.load(self._keys)
         if saved is not None:
             self._verifier.update(saved)
+        self._revoked = Revocations.load(self._revocations)
+        self._verifier.refuse(self._revoked.sessions)
 
     def start(self, bus: Bus) -> None:
         self._bus = bus
-        bus.subscribe(_SUBJECT, self._on_live)
+        bus.subscribe(_ALL, self._take)
         bus.on_connected(self._ask)
         if bus.connected:
             self._ask()
@@ -48,9 +56,9 @@ class KeyFeed:
     def stop(self) -> None:
         if self._asking is not None:
             self._asking.cancel()
-
-    def _on_live(self, message: Received) -> None:
-        self._take(message.body)
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save()
 
     def _ask(self) -> None:
         """A snapshot after every (re)connect: what was published meanwhile did not come live."""
@@ -61,22 +69,38 @@ class KeyFeed:
         while self._bus is not None and self._bus.connected:
             try:
                 for message in await self._bus.latest(_STREAM, _ALL):
-                    if message.subject == _SUBJECT:
-                        self._take(message.body)
+                    self._take(message)
                 return
             except BusOutage as outage:
                 _log.debug("no key set yet: %s", outage)
                 await asyncio.sleep(_ASK_AGAIN_S)
 
-    def _take(self, body: bytes) -> None:
+    def _take(self, message: Received) -> None:
+        """Live or from a snapshot: older than what is known changes nothing."""
         try:
-            received = KeySet.parse(body)
+            if message.subject == _SET:
+                self._take_keys(KeySet.parse(message.body))
+            elif message.subject.startswith(_REVOKED):
+                self._take_revocations(self._revoked.received(message.body))
         except Malformed as error:
-            _log.error("a key set that can't be read is ignored: %s", error)
-            return
+            _log.error("what came on %s can't be read and is ignored: %s", message.subject, error)
+
+    def _take_keys(self, received: KeySet) -> None:
         known = self._verifier.keys
         newest = known.update(received)
         if newest != known:
             self._verifier.update(newest)
-            newest.save(self._path)
+            newest.save(self._keys)
             _log.info("tokens are verified with keys %s", ", ".join(key.kid for key in newest.keys))
+
+    def _take_revocations(self, newest: Revocations) -> None:
+        if newest == self._revoked:
+            return
+        self._revoked = newest
+        self._verifier.refuse(newest.sessions)
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(_SAVE_AFTER_S, self._save)
+
+    def _save(self) -> None:
+        self._saving = None
+        self._revoked.save(self._revocations)

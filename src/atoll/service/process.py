@@ -60,7 +60,7 @@ class Process:
         self._database = database_of(service, environment.database_url)
         self._health = Health(environment.service, self._database, self._bus)
         self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
-        self._keys = KeyFeed(self._verifier, environment.state_dir / "keys.json")
+        self._keys = KeyFeed(self._verifier, environment.state_dir)
         self._principals: dict[str, tuple[Claims, Principal]] = {}
         self._app: Any = None
         self._ready = asyncio.Event()

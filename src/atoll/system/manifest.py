@@ -217,6 +217,7 @@ _AUTH = _Table(
     {
         "access_token_lifetime_s": _whole(1, _DAY_S),
         "refresh_token_lifetime_s": _whole(1, 3650 * _DAY_S),
+        "rotate_keys_every_s": _whole(1, 3650 * _DAY_S),
         "database": _one_of("sqlite", "postgresql"),
         "database_url": _secret,
         "default_scopes": _scopes,

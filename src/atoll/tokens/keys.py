@@ -7,7 +7,6 @@ the last key would leave a set that Envoy rejects, and a gateway that keeps its 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import msgspec
 
 from atoll.errors import Malformed
 from atoll.tokens.base64url import encoded
+from atoll.tokens.files import save
 
 __all__ = ["THROWAWAY", "KeySet", "PublicKey", "SigningKey"]
 
@@ -95,17 +95,7 @@ class KeySet(msgspec.Struct, frozen=True):
 
     def save(self, path: Path) -> None:
         """Replaces the file in one step: a reader, or a start after a crash, sees the old set or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                file.write(self.serialize())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        save(path, self.serialize())
 
 
 class SigningKey(msgspec.Struct, frozen=True):

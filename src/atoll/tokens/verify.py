@@ -47,13 +47,15 @@ class Verifier:
     """Verifies tokens of one issuer for one audience, and remembers the newest that it found good.
 
     The memory is bounded: two generations, of which the older is dropped when the younger has `capacity / 2` tokens; a token
-    that is used moves to the younger one. A remembered token is as good as its key and its expiry: both count on every call.
+    that is used moves to the younger one. A remembered token is as good as its key, its expiry and its session: all of them
+    count on every call.
     """
 
     def __init__(self, issuer: str, audience: str, keys: KeySet, *, capacity: int = 4096) -> None:
         self.issuer = issuer
         self.audience = audience
         self._keys = keys
+        self._revoked: frozenset[str] = frozenset()
         self._half = max(1, capacity // 2)
         self._young: dict[str, tuple[Claims, str]] = {}
         self._old: dict[str, tuple[Claims, str]] = {}
@@ -80,6 +82,10 @@ class Verifier:
         self._old = {token: entry for token, entry in self._old.items() if entry[1] in kept}
         self._points = {kid: point for kid, point in self._points.items() if kid in kept}
 
+    def refuse(self, sessions: frozenset[str]) -> None:
+        """From now on, tokens of these sessions are refused, and of no others: whoever was refused before is taken again."""
+        self._revoked = sessions
+
     def verify(self, token: str, now: float) -> Claims:
         """The claims of a token that is good at `now` (epoch seconds). `exp` is exact: at that moment it is refused.
 
@@ -93,6 +99,8 @@ class Verifier:
         if now >= claims.exp:
             self._young.pop(token, None)
             raise TokenRefused("token_expired", "the token has expired", hint="get a new one with the refresh token")
+        if claims.sid in self._revoked:
+            raise TokenRefused("token_revoked", "the session was ended", hint="sign in again")
         return claims
 
     def _remember(self, token: str, entry: tuple[Claims, str]) -> None:

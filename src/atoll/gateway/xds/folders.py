@@ -1,4 +1,4 @@
-"""Where the gateway's files are. One directory per resource type: a rename in a watched directory makes Envoy read
+"""Where the gateway's files are. One directory per subscription: a rename in a watched directory makes Envoy read
 again everything that it takes from there.
 """
 
@@ -11,7 +11,7 @@ from atoll.gateway.xds.typed import Json
 __all__ = ["TYPES", "Folders"]
 
 # In the order in which Envoy must find them: a file that is referred to must exist first.
-TYPES = ("ecds", "cds", "rds", "lds")
+TYPES = ("ecds", "revocations", "cds", "rds", "lds")
 
 
 @dataclass(frozen=True, slots=True)

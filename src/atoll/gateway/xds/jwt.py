@@ -11,10 +11,11 @@ import msgspec
 from atoll.gateway.ir import Issuer, TokenRule
 from atoll.gateway.xds.typed import Json, type_url, typed
 
-__all__ = ["METADATA_KEY", "NAME", "filter_", "per_route", "resource"]
+__all__ = ["METADATA_KEY", "NAME", "SESSION_HEADER", "filter_", "per_route", "resource"]
 
 NAME = "envoy.filters.http.jwt_authn"
 METADATA_KEY = "jwt"
+SESSION_HEADER = "x-atoll-session"
 _TYPE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 _REQUIRED = "required"
 
@@ -56,6 +57,7 @@ def _provider(issuer: Issuer) -> dict[str, Any]:
         "claim_to_headers": [
             {"header_name": "x-atoll-subject", "claim_name": "sub"},
             {"header_name": "x-atoll-scope", "claim_name": "scope"},
+            {"header_name": SESSION_HEADER, "claim_name": "sid"},
         ],
         # Saves 60 µs a request. Per worker thread; emptied by every change of keys.
         "jwt_cache_config": {"jwt_cache_size": 4096, "jwt_max_token_size": 4096},

@@ -34,7 +34,7 @@ def _manager(gateway: Gateway, folders: Folders) -> Json:
         _MANAGER,
         stat_prefix=STAT_PREFIX,
         rds={"route_config_name": routes.NAME, "config_source": folders.source("rds")},
-        http_filters=order.filters(gateway, folders.source("ecds")),
+        http_filters=order.filters(gateway, folders),
         early_header_mutation_extensions=[early_headers.extension()],
         local_reply_config=local_reply.configuration(),
         access_log=[access_log.logger(folders.access_log)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from atoll.gateway.xds import revocations
 from atoll.gateway.xds.typed import Json, header, typed_extension
 
 __all__ = ["PROBLEMS", "Problem", "configuration"]
@@ -49,6 +50,16 @@ PROBLEMS = (
         when='response.code_details.startsWith("jwt_authn")',
         answer=401,
         headers=(("www-authenticate", 'Bearer error="invalid_token"'),),
+    ),
+    Problem(
+        403,
+        "token_revoked",
+        "Unauthorized",
+        "The session was ended",
+        "Sign in again: POST /auth/token",
+        when=f'response.code_details.startsWith("rbac_access_denied_matched_policy[{revocations.POLICY}")',
+        answer=401,
+        headers=(("www-authenticate", 'Bearer error="invalid_token", error_description="the session was ended"'),),
     ),
     Problem(
         403,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import body_size, jwt, rbac, router
+from atoll.gateway.xds import body_size, jwt, rbac, revocations, router
+from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["filters"]
 
 
-def filters(gateway: Gateway, jwt_source: Json) -> list[Json]:
+def filters(gateway: Gateway, folders: Folders) -> list[Json]:
     """Before all of these, headers that only the gateway may set are stripped (`early_headers`)."""
     return [
         # An oversize body is refused by its Content-Length, before anything is spent on its token.
         body_size.filter_(gateway.listener.body_limit_bytes),
         # Who is it? Puts the claims into metadata (for rbac) and into headers (for the service and the access log).
-        jwt.filter_(jwt_source),
+        jwt.filter_(folders.source("ecds")),
+        # Was their session ended? Reads a header that the token filter sets from the verified token.
+        revocations.filter_(folders.source("revocations")),
         # May they? Reads the metadata that the token filter made, so it can't come before it.
         rbac.filter_(),
         # Sends it on. Always last: Envoy refuses a filter behind it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import clusters, jwt, listener, routes
+from atoll.gateway.xds import clusters, jwt, listener, revocations, routes
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -13,9 +13,10 @@ __all__ = ["render"]
 
 
 def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
-    """`lds`, `cds`, `rds` and `ecds`."""
+    """`lds`, `cds`, `rds`, and for each filter that changes while connections stay a list with one resource."""
     return {
         "ecds": [jwt.resource(gateway.issuer)],
+        "revocations": [revocations.resource(gateway.ended_sessions)],
         "cds": [clusters.resource(cluster) for cluster in gateway.clusters],
         "rds": [routes.resource(gateway)],
         "lds": [listener.resource(gateway, folders)],
