@@ -121,6 +121,24 @@ def test_only_get_and_head_are_repeated_after_they_were_sent() -> None:
     assert repeatable == {"GET"}
 
 
+def test_what_is_declared_repeatable_is_repeated_too() -> None:
+    orders = contract("orders", {"/orders": {"put": {"operationId": "put", "x-atoll-repeatable": True}}})
+
+    assert _routes(_translate(known(orders)))["orders.put"].repeatable
+
+
+def test_an_idempotency_key_gives_a_change_a_route_of_its_own_before_the_other() -> None:
+    operation = {"operationId": "place", "x-atoll-idempotent": True, "x-atoll-try-timeout-s": 2}
+    orders = contract("orders", {"/orders": {"post": operation}})
+
+    keyed, plain, _refusal = _translate(known(orders)).routes
+
+    assert isinstance(keyed, Route)
+    assert isinstance(plain, Route)
+    assert (keyed.header, keyed.repeatable, keyed.try_timeout_s) == ("idempotency-key", True, 2)
+    assert (plain.header, plain.repeatable, plain.try_timeout_s) == (None, False, None)
+
+
 def test_a_path_outside_of_the_prefix_or_of_the_gateway_itself_has_no_route() -> None:
     orders = contract("orders", {"/stock": PUBLIC_GET, "/ordersx": PUBLIC_GET, "/orders": PUBLIC_GET})
     root = contract("root", {"/docs": PUBLIC_GET, "/openapi.json": PUBLIC_GET, "/health/live": PUBLIC_GET, "/home": PUBLIC_GET})

@@ -72,6 +72,17 @@ def test_every_message_of_an_operation_is_one_of_its_channel() -> None:
             assert message["$ref"].removeprefix(f"#/channels/{name}/messages/") in asyncapi["channels"][name]["messages"]
 
 
+def test_a_contract_says_what_may_be_sent_again_and_after_what_time() -> None:
+    again = Service("orders")
+
+    @again.put("/orders/{id}", repeatable=True, try_timeout_s=2.5)
+    async def change(id: int) -> None: ...
+
+    (operation,) = Contract.parse(msgspec.to_builtins(describe(again))).operations
+
+    assert (operation.repeatable, operation.try_timeout_s) == (True, 2.5)
+
+
 def test_a_contract_reads_back_what_was_declared() -> None:
     contract = Contract.parse(document())
 

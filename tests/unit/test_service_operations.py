@@ -306,6 +306,15 @@ def test_a_public_operation_has_no_scope_and_perhaps_no_caller() -> None:
     assert mistake(caller).hint == "me: Principal | None"
 
 
+@pytest.mark.parametrize("try_timeout_s", [0, -1, 3, 4])
+def test_a_try_must_leave_time_for_another(try_timeout_s: float) -> None:
+    def declare() -> None:
+        @Service("orders").get("/orders", timeout_s=3, try_timeout_s=try_timeout_s)
+        async def orders() -> None: ...
+
+    assert "leaves no time for a second try" in mistake(declare).detail
+
+
 def test_what_only_an_event_has_is_refused_in_an_operation_and_the_other_way_round() -> None:
     def delivery() -> None:
         @Service("orders").post("/orders")

@@ -16,6 +16,7 @@ __all__ = [
     "Issuer",
     "Listener",
     "MethodRefusal",
+    "RetryBudget",
     "Route",
     "TokenRule",
 ]
@@ -41,12 +42,25 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """How many retries of one cluster may be under way: this share of its requests, and always `at_least` as many."""
+
+    percent: float = 20.0
+    at_least: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
-    """Replicas that can stand for each other. `name` is the service's, or `orders@<digest>+…` while contracts differ."""
+    """Replicas that can stand for each other. `name` is the service's, or `orders@<digest>+…` while contracts differ.
+
+    A replica that has become healthy again is given its full share of requests after `slow_start_s`.
+    """
 
     name: str
     service: str
     endpoints: tuple[Endpoint, ...]
+    retry_budget: RetryBudget = RetryBudget()
+    slow_start_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,9 @@ PUBLIC = TokenRule(required=False)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent."""
+    """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent, and
+    is after `try_timeout_s` without an answer. With `header`, only requests that carry it take this route.
+    """
 
     name: str
     service: str
@@ -72,6 +88,8 @@ class Route:
     token: TokenRule
     timeout_s: float | None
     repeatable: bool
+    try_timeout_s: float | None = None
+    header: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from atoll.system.contract import Operation
 
 __all__ = ["translate"]
 
-_REPEATABLE = frozenset({"GET", "HEAD"})
+_SAFE = frozenset({"GET", "HEAD"})
+_IDEMPOTENCY_KEY = "idempotency-key"
 
 
 def translate(known: Known, listener: Listener) -> Gateway:
@@ -34,7 +35,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
     for offer in offered:
         cluster = _cluster(known, offer)
         clusters.setdefault(cluster.name, cluster)
-        routes.append(_route(offer, cluster.name))
+        routes += _routes(offer, cluster.name)
     system = known.system
     return Gateway(
         listener=_roomy(listener, offered),
@@ -91,10 +92,20 @@ def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
     return tuple(sorted({Endpoint.parse(one.address) for one in replicas}))
 
 
+def _routes(offer: Offer, cluster: str) -> list[Route]:
+    """One, or two where only a request with an Idempotency-Key may be repeated: the one with the key comes first."""
+    route = _route(offer, cluster)
+    if route.repeatable or not offer.operation.idempotent:
+        return [route]
+    keyed = replace(route, repeatable=True, try_timeout_s=offer.operation.try_timeout_s, header=_IDEMPOTENCY_KEY)
+    return [keyed, route]
+
+
 def _route(offer: Offer, cluster: str) -> Route:
     operation = offer.operation
     # HEAD follows GET (RFC 9110 §9.3.2).
     methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+    repeatable = operation.repeatable or _SAFE.issuperset(methods)
     return Route(
         name=offer.name,
         service=offer.service,
@@ -103,7 +114,8 @@ def _route(offer: Offer, cluster: str) -> Route:
         cluster=cluster,
         token=PUBLIC if operation.public else TokenRule(scope=operation.scope),
         timeout_s=_timeout_s(operation),
-        repeatable=_REPEATABLE.issuperset(methods),
+        repeatable=repeatable,
+        try_timeout_s=operation.try_timeout_s if repeatable else None,
     )
 
 

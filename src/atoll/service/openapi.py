@@ -90,6 +90,10 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         described["x-atoll-timeout-s"] = operation.timeout_s
     if operation.streaming:
         described["x-atoll-streaming"] = True
+    if operation.repeatable:
+        described["x-atoll-repeatable"] = True
+    if operation.try_timeout_s is not None:
+        described["x-atoll-try-timeout-s"] = operation.try_timeout_s
     if operation.body_limit_bytes != BODY_LIMIT_BYTES:
         described["x-atoll-body-limit-bytes"] = operation.body_limit_bytes
     if operation.idempotency_key != "ignored":

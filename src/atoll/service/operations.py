@@ -22,6 +22,7 @@ from atoll.service import annotations as types
 from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
 from atoll.service.principal import Principal
 from atoll.service.settings import Settings
+from atoll.system.budgets import BUDGETS
 
 __all__ = ["REQUIRED", "Argument", "From", "Operation", "Options", "Subscription", "arguments_of", "declared_at", "hints_of"]
 
@@ -77,7 +78,9 @@ class Options(TypedDict, total=False):
     instead of 1 MiB. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's
     name. `tags`: for the API page. `idempotency_key`: what becomes of that header, see `repeats`; a POST or PATCH with a
     transaction accepts it unless this says otherwise. `cache`: how long the answer of a GET may be kept, see `caching`:
-    "60s", "5min", "1h", "1d"; "0s" is kept but asked for every time.
+    "60s", "5min", "1h", "1d"; "0s" is kept but asked for every time. `repeatable`: done twice it is the same as done once,
+    so the gateway may send a request again whose answer was lost, as it does with every GET. `try_timeout_s`: after so
+    long it gives up a try for another.
     """
 
     scope: str
@@ -91,6 +94,8 @@ class Options(TypedDict, total=False):
     tags: Sequence[str]
     idempotency_key: IdempotencyKey
     cache: str
+    repeatable: bool
+    try_timeout_s: float
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -114,6 +119,8 @@ class Operation(msgspec.Struct, frozen=True):
     idempotency_key: IdempotencyKey = "ignored"
     cache_s: int | None = None
     sees_caller: bool = False
+    repeatable: bool = False
+    try_timeout_s: float | None = None
 
     @classmethod
     def derive(
@@ -146,6 +153,8 @@ class Operation(msgspec.Struct, frozen=True):
             idempotency_key=options.get("idempotency_key", "ignored"),
             cache_s=_seconds(options["cache"], where) if "cache" in options else None,
             sees_caller=any(one.source is From.PRINCIPAL for one in arguments),
+            repeatable=options.get("repeatable", False),
+            try_timeout_s=options.get("try_timeout_s"),
         )
         _check(operation, in_path)
         if "idempotency_key" not in options and not _unkept(operation):
@@ -429,6 +438,7 @@ def _check(operation: Operation, in_path: tuple[str, ...]) -> None:
     _check_access(operation)
     _check_key(operation)
     _check_cache(operation, {one.source for one in operation.arguments})
+    _check_tries(operation)
     _check_thread(operation.handler, operation.arguments, where)
 
 
@@ -516,6 +526,17 @@ def _check_access(operation: Operation) -> None:
         raise SystemMistake(f"{name}: a public operation may have no caller", where=where, hint=f"{who.name}: Principal | None")
     if operation.one(From.DELIVERY):
         raise SystemMistake(f"{name}: only an event handler has a Delivery", where=where)
+
+
+def _check_tries(operation: Operation) -> None:
+    """A try that may take as long as the whole operation would leave no time for another."""
+    most = operation.timeout_s or BUDGETS.handler_s
+    if operation.try_timeout_s is not None and not 0 < operation.try_timeout_s < most:
+        raise SystemMistake(
+            f"{operation.handler.__name__}: try_timeout_s={operation.try_timeout_s:g} leaves no time for a second try",
+            where=operation.where,
+            hint=f"more than 0 and less than the {most:g} s that the operation may take",
+        )
 
 
 def _check_thread(handler: Callable[..., Any], arguments: Sequence[Argument], where: str) -> None:

@@ -27,7 +27,7 @@ _METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 class Operation(msgspec.Struct, frozen=True):
     """One verb on one path. `path` is OpenAPI's template, `/orders/{id}`; `scope` None with `public` False: any token.
 
-    `idempotent`: with an Idempotency-Key the same request may be sent again.
+    `idempotent`: with an Idempotency-Key the same request may be sent again. `repeatable`: it may without one, as every GET.
     """
 
     id: str
@@ -39,6 +39,8 @@ class Operation(msgspec.Struct, frozen=True):
     streaming: bool = False
     body_limit_bytes: int | None = None
     idempotent: bool = False
+    repeatable: bool = False
+    try_timeout_s: float | None = None
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -141,6 +143,8 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
                     streaming=bool(one.get("x-atoll-streaming", False)),
                     body_limit_bytes=one.get("x-atoll-body-limit-bytes"),
                     idempotent=bool(one.get("x-atoll-idempotent", False)),
+                    repeatable=bool(one.get("x-atoll-repeatable", False)),
+                    try_timeout_s=one.get("x-atoll-try-timeout-s"),
                 )
             )
     return tuple(found)

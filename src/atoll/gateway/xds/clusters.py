@@ -4,7 +4,7 @@ instance; beyond 128 of them Envoy aborts.)
 
 from __future__ import annotations
 
-from atoll.gateway.ir import Cluster, Endpoint
+from atoll.gateway.ir import Cluster, Endpoint, RetryBudget
 from atoll.gateway.xds.typed import Json, seconds, typed
 
 __all__ = ["resource"]
@@ -23,17 +23,14 @@ def resource(cluster: Cluster) -> Json:
         type="STATIC",
         connect_timeout=seconds(_CONNECT_S),
         lb_policy="LEAST_REQUEST",
+        # Counts for who becomes healthy again. A change of the set makes all replicas new to Envoy, and so all alike.
+        least_request_lb_config={"slow_start_config": {"slow_start_window": seconds(cluster.slow_start_s)}},
         # Never send to replicas that are known to be unhealthy: no replica is a 503, not a guess.
         common_lb_config={"healthy_panic_threshold": {"value": 0}},
         load_assignment=_assignment(cluster),
         health_checks=[_health_check()],
         outlier_detection=_outlier_detection(),
-        # The default of three retries at a time is used up by the first replica that dies under load.
-        circuit_breakers={
-            "thresholds": [
-                {"max_connections": _MANY, "max_pending_requests": _MANY, "max_requests": _MANY, "max_retries": _MANY}
-            ]
-        },
+        circuit_breakers={"thresholds": [_threshold(cluster.retry_budget)]},
         typed_extension_protocol_options={_PROTOCOL: _protocol()},
     )
 
@@ -47,6 +44,18 @@ def _protocol() -> Json:
         common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
         explicit_http_config={"http_protocol_options": {}},
     )
+
+
+def _threshold(budget: RetryBudget) -> Json:
+    """The default of three retries at a time is used up by the first replica that dies under load; no bound at all would let
+    every waiting client ask a service again that is in trouble already.
+    """
+    return {
+        "max_connections": _MANY,
+        "max_pending_requests": _MANY,
+        "max_requests": _MANY,
+        "retry_budget": {"budget_percent": {"value": budget.percent}, "min_retry_concurrency": budget.at_least},
+    }
 
 
 def _assignment(cluster: Cluster) -> Json:

@@ -46,9 +46,13 @@ def _routes(gateway: Gateway) -> list[Json]:
 def _route(route: Route) -> Json:
     return {
         "name": route.name,
-        "match": {**_match(route.path), "headers": [_methods(route.methods)]},
+        "match": {**_match(route.path), "headers": _conditions(route)},
         "metadata": {"filter_metadata": {"atoll": {"service": route.service, "scope": route.token.scope or ""}}},
-        "route": {"cluster": route.cluster, **_times(route.timeout_s), "retry_policy": _retries(route.repeatable)},
+        "route": {
+            "cluster": route.cluster,
+            **_times(route.timeout_s),
+            "retry_policy": _retries(route.repeatable, route.try_timeout_s),
+        },
         "typed_per_filter_config": _filters(route.token),
     }
 
@@ -57,6 +61,11 @@ def _match(path: Path) -> Json:
     if path.literal is not None:
         return {"path": path.literal}
     return {"safe_regex": {"regex": path.regex}}
+
+
+def _conditions(route: Route) -> list[Json]:
+    present = [{"name": route.header, "present_match": True}] if route.header else []
+    return [_methods(route.methods), *present]
 
 
 def _methods(methods: tuple[str, ...]) -> Json:
@@ -72,8 +81,8 @@ def _times(timeout_s: float | None) -> Json:
     return {"timeout": seconds(timeout_s), "idle_timeout": seconds(timeout_s + _IDLE_MARGIN_S)}
 
 
-def _retries(repeatable: bool) -> Json:
-    """Envoy retries whatever the method is: what may have reached a service is repeated for GET and HEAD only.
+def _retries(repeatable: bool, try_timeout_s: float | None = None) -> Json:
+    """Envoy retries whatever the method is: what may have reached a service is repeated only where that changes nothing.
 
     An answer is never repeated, not even a 503: replicas share one database, so that would only ask it more.
     """
@@ -92,6 +101,8 @@ def _retries(repeatable: bool) -> Json:
     }
     if repeatable:
         policy["retry_on"] = f"{_SAFE_TO_REPEAT},reset"
+    if try_timeout_s is not None:
+        policy["per_try_timeout"] = seconds(try_timeout_s)
     return policy
 
 
