@@ -73,3 +73,19 @@ def test_a_syntax_error_keeps_the_old_version_serving_until_it_is_mended(pair: R
     assert answers.unexpected == []
     after = pids(pair)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"middle-1", "middle-2"}
+
+
+def test_a_path_of_somebody_else_changes_nothing_anywhere(pair: RunningSystem) -> None:
+    """Reload and `contract accept` both refuse it, and say whose it is."""
+    before, code = pids(pair), code_of(pair, "middle")
+    good = code.read_text()
+    code.write_text(good + '\n\n@service.get("/right/mine", public=True)\nasync def mine() -> int:\n    return 1\n')
+    until_sync(lambda: "middle offers GET /right/mine" in told(pair), 30)
+    refused = pair.run("contract", "accept", "middle")
+    code.write_text(good)
+
+    assert refused.returncode == 1
+    assert "outside its prefix /middle, which belongs to right by its prefix /right (" in refused.stderr
+    assert "atoll.toml:" in refused.stderr
+    assert not (pair.folder / "contracts" / "middle.json").exists()
+    assert pids(pair) == before

@@ -42,3 +42,23 @@ def test_a_prefix_is_whole_segments(prefix: str, under: bool) -> None:
 def test_parameters_by_the_names_that_openapi_has() -> None:
     assert parameters("/f/{id}/{rest:path}") == ["id", "rest"]
     assert parameters("/f/{+rest}") == ["rest"]
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "reaches"),
+    [
+        ("/{page}", "/orders", True),
+        ("/{page}/{part}", "/orders", True),
+        ("/{rest:path}", "/orders", True),
+        ("/o{rest}", "/orders", True),
+        ("/{page}/lines", "/orders", True),
+        ("/shop/{rest:path}", "/shop/orders", True),
+        ("/{page}", "/shop/orders", False),
+        ("/x{rest}", "/orders", False),
+        ("/shop/{rest:path}", "/orders", False),
+        ("/orders/{id}", "/orders", False),
+        ("/about", "/orders", False),
+    ],
+)
+def test_a_pattern_may_reach_into_a_prefix_that_it_is_not_written_below(template: str, prefix: str, reaches: bool) -> None:
+    assert Path(template).reaches_into(prefix) is reaches

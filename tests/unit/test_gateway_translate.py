@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atoll.gateway.ir import PUBLIC, Endpoint, Gateway, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import PUBLIC, Border, Endpoint, Entry, Gateway, Listener, MethodRefusal, Route, TokenRule
 from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.translate import translate
 from atoll.registry.replica import Replica
@@ -25,7 +25,13 @@ def _routes(gateway: Gateway) -> dict[str, Route]:
 
 
 def _order(gateway: Gateway) -> list[str]:
-    return [f"{'405' if isinstance(one, MethodRefusal) else '|'.join(one.methods)} {one.path}" for one in gateway.routes]
+    return [_line(one) for one in gateway.routes]
+
+
+def _line(one: Entry) -> str:
+    if isinstance(one, Border):
+        return f"404 {one.prefix}"
+    return f"{'405' if isinstance(one, MethodRefusal) else '|'.join(one.methods)} {one.path}"
 
 
 def _endpoints(gateway: Gateway) -> dict[str, list[str]]:
@@ -166,6 +172,27 @@ def test_the_longest_prefix_owns_a_path() -> None:
 
     assert sorted(_routes(gateway)) == ["home.get_/history", "orders.get_/orders/{id}"]
     assert gateway.faults == ("home.get_/orders/history: GET /orders/history has no route: the path belongs to orders",)
+
+
+def test_a_pattern_of_one_service_ends_at_the_prefix_of_another() -> None:
+    orders = contract("orders", {"/orders/{id}": PUBLIC_GET})
+    home = contract("home", {"/about": PUBLIC_GET, "/{page}": PUBLIC_GET, "/{page}/{part}": PUBLIC_GET})
+    services = {
+        "home": ServiceEntry("client", "/", (home.digest,)),
+        "orders": ServiceEntry("service", "/orders", (orders.digest,)),
+    }
+
+    table = _translate(known(home, orders, services=services)).routes
+
+    assert [
+        str(one.prefix if isinstance(one, Border) else one.path) for one in table if not isinstance(one, MethodRefusal)
+    ] == [
+        "/about",
+        "/orders/{id}",
+        "/orders",
+        "/{page}",
+        "/{page}/{part}",
+    ]
 
 
 def test_a_simulator_has_no_routes() -> None:

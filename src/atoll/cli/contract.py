@@ -48,10 +48,12 @@ def _accept(here: Here, contract: Contract) -> dict[str, str]:
 
 
 async def _derive(here: Here, name: str | None) -> list[Contract]:
-    from atoll.host.contracts import Deriver
+    from atoll.host.contracts import Deriver, check
 
     derivable = [spec for spec in here.system.services if not spec.command]
     wanted = [here.system.service(name)] if name else derivable
     with tempfile.TemporaryDirectory(prefix="atoll-") as folder:
         deriver = Deriver(here.system, Path(folder), dict(os.environ))
-        return list(await asyncio.gather(*(deriver.contract(spec) for spec in wanted)))
+        derived = list(await asyncio.gather(*(deriver.contract(spec) for spec in wanted)))
+    check(here.system, {contract.service: contract for contract in derived})
+    return derived

@@ -9,9 +9,11 @@ from atoll.tokens.keys import KeySet
 
 __all__ = [
     "PUBLIC",
+    "Border",
     "Cluster",
     "Document",
     "Endpoint",
+    "Entry",
     "Gateway",
     "Issuer",
     "Listener",
@@ -101,6 +103,16 @@ class MethodRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Border:
+    """Whatever is below this prefix and has not been matched before it is nobody's: 404."""
+
+    prefix: str
+
+
+Entry = Route | MethodRefusal | Border
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """A page that the gateway answers itself, from memory. `headers` go with it."""
 
@@ -137,7 +149,7 @@ class Gateway:
 
     listener: Listener
     issuer: Issuer
-    routes: tuple[Route | MethodRefusal, ...] = ()
+    routes: tuple[Entry, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     documents: tuple[Document, ...] = ()
     owned: tuple[str, ...] = ()

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.paths import Path
 from atoll.system.contract import Contract, Operation
+from atoll.system.manifest import GATEWAY_PATHS
 
-__all__ = ["HEALTH", "OWN_PATHS", "Offer", "offers", "order", "routed"]
+__all__ = ["Offer", "offers", "order", "routed"]
 
-# What the gateway answers itself, and what is between it and a replica; no service can have these.
-OWN_PATHS = ("/openapi.json", "/docs")
-HEALTH = "/health"
 _KINDS = ("service", "client")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -83,7 +81,7 @@ def _allowed(offer: Offer, system: SystemEntry, faults: list[str]) -> bool:
     services = routed(system)
     prefix = services[offer.service].prefix
     what = f"{offer.name}: {offer.operation.method} {offer.path}"
-    if offer.path.template in OWN_PATHS or offer.path.under(HEALTH):
+    if any(offer.path.under(own) for own in GATEWAY_PATHS):
         faults.append(f"{what} has no route: the path is the gateway's own or a health check's")
     elif not offer.path.under(prefix):
         faults.append(f"{what} has no route: its paths must be under {prefix}")

@@ -55,6 +55,20 @@ class Path:
         """Whether a request for `path`, without its query, is one for this template."""
         return path == self.literal if self.literal is not None else re.fullmatch(self.regex, path) is not None
 
+    def reaches_into(self, prefix: str) -> bool:
+        """Whether it matches paths below `prefix` although it is not written below it: `/{page}` and `/orders`."""
+        if self.under(prefix):
+            return False
+        mine, theirs = self.template.split("/")[1:], prefix.split("/")[1:]
+        for at, literal in enumerate(theirs):
+            if at == len(mine):
+                return False
+            if _kind(mine[at]) == _REST:
+                return True
+            if not re.fullmatch(Path(mine[at]).regex, literal):
+                return False
+        return True
+
     def __str__(self) -> str:
         return self.template
 

@@ -11,9 +11,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from atoll.gateway.ir import PUBLIC, Cluster, Document, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import (
+    PUBLIC,
+    Border,
+    Cluster,
+    Document,
+    Endpoint,
+    Entry,
+    Gateway,
+    Issuer,
+    Listener,
+    MethodRefusal,
+    Route,
+    TokenRule,
+)
 from atoll.gateway.known import Known, SystemEntry
-from atoll.gateway.offers import HEALTH, Offer, offers, order, routed
+from atoll.gateway.offers import Offer, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.registry.replica import Replica
@@ -24,6 +37,7 @@ __all__ = ["translate"]
 
 _SAFE = frozenset({"GET", "HEAD"})
 _IDEMPOTENCY_KEY = "idempotency-key"
+_HEALTH = "/health"
 
 
 def translate(known: Known, listener: Listener) -> Gateway:
@@ -40,7 +54,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
     return Gateway(
         listener=_roomy(listener, offered),
         issuer=Issuer(system.issuer, system.audience, known.keys),
-        routes=_with_refusals(routes),
+        routes=_with_borders(_with_refusals(routes), system),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=_documents(system, offered, faults),
         owned=_owned(system),
@@ -68,7 +82,7 @@ def _roomy(listener: Listener, offered: Iterable[Offer]) -> Listener:
 def _owned(system: SystemEntry) -> tuple[str, ...]:
     """What never falls back: the prefixes of all services but the fallback itself."""
     others = {entry.prefix for name, entry in routed(system).items() if name != system.fallback}
-    return tuple(sorted({HEALTH, *others} - {"/"}))
+    return tuple(sorted({_HEALTH, *others} - {"/"}))
 
 
 def _whole(known: Known, service: str) -> Cluster:
@@ -128,13 +142,26 @@ def _timeout_s(operation: Operation) -> float | None:
     return operation.timeout_s * BUDGETS.gateway_s / BUDGETS.handler_s
 
 
-def _with_refusals(routes: list[Route]) -> tuple[Route | MethodRefusal, ...]:
+def _with_refusals(routes: list[Route]) -> tuple[Entry, ...]:
     """After the routes of a path, what answers its other methods."""
-    found: list[Route | MethodRefusal] = []
+    found: list[Entry] = []
     for _, group in groupby(routes, key=lambda route: route.path.shape):
         same = _explicit_head(list(group))
         allow = sorted({method for route in same for method in route.methods}, key=order)
         found += [*same, MethodRefusal(same[0].path, tuple(allow))]
+    return tuple(found)
+
+
+def _with_borders(table: tuple[Entry, ...], system: SystemEntry) -> tuple[Entry, ...]:
+    """`/{page}` of a service at / would take paths below /orders that orders has no operation for: these are 404.
+
+    The order of paths already puts what is written below a prefix before every pattern that reaches into it.
+    """
+    found = list(table)
+    for prefix in sorted({entry.prefix for entry in routed(system).values()} - {"/"}):
+        reaching = (at for at, one in enumerate(found) if not isinstance(one, Border) and one.path.reaches_into(prefix))
+        if (at := next(reaching, None)) is not None:
+            found.insert(at, Border(prefix))
     return tuple(found)
 
 

@@ -12,23 +12,24 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as File
 
 from atoll.errors import SystemMistake
+from atoll.gateway.paths import Path
 from atoll.host.guard import wish
 from atoll.host.processes import AUTH, auth_kind, auth_service, passed
-from atoll.system.contract import Contract
+from atoll.system.contract import Contract, Operation
 from atoll.system.files import load_contract
-from atoll.system.manifest import ServiceSpec, System
+from atoll.system.manifest import GATEWAY_PATHS, ServiceSpec, System
 
 __all__ = ["Deriver", "check", "service_files"]
 
 _TIMEOUT_S = 60.0
 _IGNORED = frozenset({"__pycache__", "node_modules", "venv", "tests", "build", "dist"})
-_ATOLL = Path(__file__).resolve().parent.parent
+_ATOLL = File(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Deriver:
     """`folder` is where derived contracts are kept, `variables` the host's environment."""
 
     system: System
-    folder: Path
+    folder: File
     variables: Mapping[str, str]
 
     async def contract(self, spec: ServiceSpec) -> Contract:
@@ -127,17 +128,17 @@ def _failure(spec: ServiceSpec, errors: str) -> SystemMistake:
     return SystemMistake("\n".join(lines[start:]) or f"{spec.name} can't be described", where="" if lines else spec.where)
 
 
-def service_files(folder: Path) -> Iterator[Path]:
+def service_files(folder: File) -> Iterator[File]:
     """The files a service is made of: its folder without tests, environments, caches and everything hidden."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _IGNORED)
         for name in sorted(names):
             if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")):
-                yield Path(root, name)
+                yield File(root, name)
 
 
 def inputs_digest(spec: ServiceSpec, argv: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr((argv, _stamps(Path(argv[0])), _atoll_stamp())).encode())
+    digest = hashlib.sha256(repr((argv, _stamps(File(argv[0])), _atoll_stamp())).encode())
     for path in service_files(spec.folder):
         with suppress(OSError):
             digest.update(str(path.relative_to(spec.folder)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -150,7 +151,7 @@ def _atoll_stamp() -> list[tuple[int, int]]:
     return [stamp for room in rooms for path in sorted(room.glob("*.py")) for stamp in _stamps(path)]
 
 
-def _stamps(path: Path) -> list[tuple[int, int]]:
+def _stamps(path: File) -> list[tuple[int, int]]:
     with suppress(OSError):
         found = path.stat()
         return [(found.st_mtime_ns, found.st_size)]
@@ -158,27 +159,36 @@ def _stamps(path: Path) -> list[tuple[int, int]]:
 
 
 def check(system: System, contracts: Mapping[str, Contract]) -> None:
-    """What no service can see alone: paths outside its prefix. Raises SystemMistake."""
+    """What no service can see alone: who owns its paths. Raises SystemMistake that names both sides."""
     for name, contract in contracts.items():
         spec = auth_service(system) if name == AUTH else system.service(name)
-        _check_paths(system, spec, contract)
+        owners = [other for other in (*system.services, auth_service(system)) if other.kind != "simulator"]
+        _check_shapes(spec, contract)
+        for operation in contract.operations:
+            _check_owner(spec, operation, owners)
 
 
-def _check_paths(system: System, spec: ServiceSpec, contract: Contract) -> None:
-    others = {other.prefix: other.name for other in (*system.services, auth_service(system)) if other.name != spec.name}
-    for operation in contract.operations:
-        if not _below(operation.path, spec.prefix):
-            hint = f'move it below {spec.prefix}, or grant another prefix: [services.{spec.name}] prefix = "/…"'
+def _check_shapes(spec: ServiceSpec, contract: Contract) -> None:
+    """Templates that differ in the names of parameters only match the same paths, and one of them would never be reached."""
+    seen: dict[tuple[str, str], Operation] = {}
+    for one in contract.operations:
+        other = seen.setdefault((one.method, Path(one.path).shape), one)
+        if other is not one:
+            both = f"{other.path} ({other.id}) and {one.path} ({one.id})"
             raise SystemMistake(
-                f"{spec.name} offers {operation.path}, outside its prefix {spec.prefix}", where=spec.where, hint=hint
+                f"{spec.name} offers {one.method} {both}: that is one path", where=spec.where, hint="remove one of them"
             )
-        for prefix, owner in others.items():
-            if len(prefix) > len(spec.prefix) and _below(operation.path, prefix):
-                hint = "paths under another service's prefix are that service's"
-                raise SystemMistake(
-                    f"{spec.name} offers {operation.path}, which belongs to {owner}", where=spec.where, hint=hint
-                )
 
 
-def _below(path: str, prefix: str) -> bool:
-    return prefix == "/" or path == prefix or path.startswith(f"{prefix}/")
+def _check_owner(spec: ServiceSpec, operation: Operation, owners: Sequence[ServiceSpec]) -> None:
+    path, what = Path(operation.path), f"{spec.name} offers {operation.method} {operation.path}"
+    if any(path.under(own) for own in GATEWAY_PATHS):
+        raise SystemMistake(f"{what}, which is the gateway's own", where=spec.where, hint="move it to another path")
+    owner = max((one for one in owners if path.under(one.prefix)), key=lambda one: len(one.prefix), default=None)
+    whose = f", which belongs to {owner.name} by its prefix {owner.prefix} ({owner.where})" if owner else ""
+    if not path.under(spec.prefix):
+        hint = f'move it below {spec.prefix}, or grant another prefix: [services.{spec.name}] prefix = "/…"'
+        raise SystemMistake(f"{what}, outside its prefix {spec.prefix}{whose}", where=spec.where, hint=hint)
+    if owner and owner.name != spec.name:
+        hint = "paths under another service's prefix are that service's"
+        raise SystemMistake(f"{what}{whose}", where=spec.where, hint=hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import keyword
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,14 @@ from typing import Any, Literal
 from atoll.errors import SystemMistake
 from atoll.system.positions import Positions, scan, syntax_error_line
 
-__all__ = ["MOST_REPLICAS", "AuthSpec", "BusSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
+__all__ = ["GATEWAY_PATHS", "MOST_REPLICAS", "AuthSpec", "BusSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
 
 ServiceKind = Literal["service", "client", "simulator"]
 
 MOST_REPLICAS = 100
+
+GATEWAY_PATHS = ("/health", "/openapi.json", "/docs")
+"""What the gateway answers itself, and what is between it and a replica; no service can have these, nor anything below."""
 
 RESERVED = frozenset(
     {"auth", "gateway", "envoy", "nats", "keys", "sys", "platform", "registry", "contracts", "console", "system"}
@@ -363,13 +366,20 @@ class _Reader:
         if system.gateway.fallback and system.gateway.fallback not in names:
             hint = f"services here: {', '.join(sorted(names)) or 'none'}"
             raise self.mistake(("gateway", "fallback"), f"there is no service {system.gateway.fallback!r}", hint)
+        self.check_prefixes([spec for spec in system.services if spec.kind != "simulator"])
+
+    def check_prefixes(self, routed: Sequence[ServiceSpec]) -> None:
         owners: dict[str, str] = {"/auth": "auth"}
-        for spec in system.services:
-            if spec.kind != "simulator" and (other := owners.setdefault(spec.prefix, spec.name)) != spec.name:
-                at = ("services", spec.name, "prefix")
-                raise self.mistake(
-                    at, f"the prefix {spec.prefix} belongs to {other} already", "give one of them another prefix"
-                )
+        for spec in routed:
+            at = ("services", spec.name, "prefix")
+            for own in GATEWAY_PATHS:
+                if spec.prefix == own or spec.prefix.startswith(f"{own}/"):
+                    detail = f"{spec.name} can't have the prefix {spec.prefix}: {own} is the gateway's own"
+                    raise self.mistake(at, detail, "give it another prefix")
+            if (other := owners.setdefault(spec.prefix, spec.name)) != spec.name:
+                whose = other if other == "auth" else f"{other} already ({self.where(('services', other))})"
+                detail = f"{spec.name} can't have the prefix {spec.prefix}: it belongs to {whose}"
+                raise self.mistake(at, detail, "give one of them another prefix")
 
 
 def _auth(table: Mapping[str, Any]) -> AuthSpec:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.gateway.ir import PUBLIC, Document, Gateway, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import PUBLIC, Border, Document, Entry, Gateway, MethodRefusal, Route, TokenRule
 from atoll.gateway.paths import Path
 from atoll.gateway.xds import jwt, rbac
 from atoll.gateway.xds.typed import Json, header, seconds, typed
@@ -36,11 +36,21 @@ def resource(gateway: Gateway) -> Json:
 
 def _routes(gateway: Gateway) -> list[Json]:
     table = [entry for document in gateway.documents for entry in _document(document)]
-    table += [_route(one) if isinstance(one, Route) else _refusal(one) for one in gateway.routes]
+    table += [_entry(one) for one in gateway.routes]
     if gateway.fallback:
-        table += [_not_found({"path_separated_prefix": prefix}) for prefix in gateway.owned]
+        table += [_border(prefix) for prefix in gateway.owned]
         table.append(_fallback(gateway.fallback))
     return [*table, _not_found({"prefix": "/"})]
+
+
+def _entry(entry: Entry) -> Json:
+    match entry:
+        case Route():
+            return _route(entry)
+        case MethodRefusal():
+            return _refusal(entry)
+        case Border(prefix):
+            return _border(prefix)
 
 
 def _route(route: Route) -> Json:
@@ -146,6 +156,10 @@ def _fallback(cluster: str) -> Json:
         "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False)},
         "typed_per_filter_config": _filters(PUBLIC),
     }
+
+
+def _border(prefix: str) -> Json:
+    return _not_found({"path_separated_prefix": prefix})
 
 
 def _not_found(match: Json) -> Json:
