@@ -4,12 +4,48 @@ from __future__ import annotations
 
 from atoll.gateway.xds.typed import Json, typed_extension
 
-__all__ = ["FIELDS", "logger"]
+__all__ = ["FIELDS", "REASONS", "logger"]
+
+_PARENT = "request.headers['traceparent']"
+# A traceparent, as far as services would go on with it. (Envoy takes no regular expression that counts to 32.)
+_IS_TRACE = (
+    f"'traceparent' in request.headers && size({_PARENT}) >= 55"
+    f" && {_PARENT}.matches('^[0-9a-f]+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+') && {_PARENT}.substring(2, 3) == '-'"
+    f" && {_PARENT}.substring(35, 36) == '-' && {_PARENT}.substring(3, 35) != '{'0' * 32}'"
+)
+# The client's trace, or else the one that services name by the request id without its dashes.
+_TRACE_ID = f"{_IS_TRACE} ? {_PARENT}.substring(3, 35) : request.id.replace('-', '')"
+_SCOPE = "xds.route_metadata.filter_metadata['atoll']['scope']"
+
+# What Envoy's details begin with, and what it means, as CEL: the first that fits counts. Details of the list at
+# https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/response_code_details
+REASONS = (
+    ("via_upstream", "'the service answered so'"),
+    (
+        "jwt_authn",
+        "'token: ' + response.code_details.replace('jwt_authn_access_denied{', '').replace('_', ' ').replace('}', '')",
+    ),
+    ("rbac_", f"'the token lacks the scope ' + {_SCOPE}"),
+    ("route_not_found", "'no operation has this path'"),
+    ("direct_response", "response.code == 405 ? 'this path takes other methods' : 'no operation has this path'"),
+    ("no_healthy_upstream", "'no healthy replica'"),
+    ("cluster_not_found", "'no healthy replica'"),
+    ("response_timeout", "'the replica did not answer in time'"),
+    ("upstream_per_try_timeout", "'the replica did not answer in time'"),
+    ("upstream_reset_before_response_started", "'the connection to the replica failed'"),
+    ("upstream_reset_after_response_started", "'the replica broke its answer off'"),
+    ("stream_idle_timeout", "'the request or its answer stood still'"),
+    ("request_header_timeout", "'the headers did not arrive in time'"),
+    ("request_payload", "'the body is larger than the gateway takes'"),
+    ("downstream_", "'the client went away'"),
+    ("local_rate_limited", "'too many requests'"),
+)
 
 FIELDS = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%E3SZ)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
-    # Empty when the client sent none: the service then makes the trace id from the request id without its dashes.
+    "trace_id": f"%CEL({_TRACE_ID})%",
+    # As it came, or as the tracer made it; null when neither did.
     "traceparent": "%REQ(TRACEPARENT)%",
     "subject": "%REQ(X-ATOLL-SUBJECT)%",
     "operation": "%ROUTE_NAME%",
@@ -35,5 +71,19 @@ def logger(path: str) -> Json:
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         path=path,
-        log_format={"json_format": FIELDS},
+        log_format={"json_format": {**FIELDS, "why": f"%CEL({_why()})%"}, "formatters": [_cel()]},
+    )
+
+
+def _why() -> str:
+    """In a person's words; empty when all went well, Envoy's own words when nothing better is known."""
+    fits = [f"response.code_details.startsWith('{details}') ? ({reason}) : " for details, reason in REASONS]
+    return f"response.code < 400 ? '' : {''.join(fits)}response.code_details"
+
+
+def _cel() -> Json:
+    return typed_extension(
+        "envoy.formatter.cel",
+        "envoy.extensions.formatter.cel.v3.Cel",
+        cel_config={"enable_string_functions": True, "enable_string_concat": True},
     )
