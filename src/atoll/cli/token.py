@@ -14,7 +14,7 @@ import click
 from atoll.cli.here import Here, here, json_option
 from atoll.errors import SystemMistake
 
-__all__ = ["command", "reason"]
+__all__ = ["command", "reason", "sign_in"]
 
 _TIMEOUT_S = 15
 
@@ -26,9 +26,14 @@ _TIMEOUT_S = 15
 @here
 def command(here: Here, user: str, password: str | None, as_json: bool) -> None:
     """Sign USER in at the running gateway and print the access token."""
-    url: str = here.ask({"do": "ps"})["url"]
-    answer = _sign_in(url, user, _password(here, user) if password is None else password)
+    answer = sign_in(here, user, password)
     click.echo(json.dumps(answer, indent=2) if as_json else answer["access_token"])
+
+
+def sign_in(here: Here, user: str, password: str | None = None) -> dict[str, Any]:
+    """The running system's answer to USER. Without a password it is the manifest's, or the one that is typed."""
+    url: str = here.ask({"do": "ps"})["url"]
+    return _sign_in(url, user, _password(here, user) if password is None else password)
 
 
 def _password(here: Here, user: str) -> str:

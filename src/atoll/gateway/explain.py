@@ -1,0 +1,234 @@
+"""What the gateway would do with a request, step by step in the order in which it does it, without sending anything. Pure.
+
+The route table is the same that Envoy was given (`translate`), matched by `matching`; tokens are judged with the keys that it
+knows; what Envoy says of replicas is an argument.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from atoll.errors import AtollError, Outage
+from atoll.gateway.ir import Document, Gateway, MethodRefusal, Route, TokenRule
+from atoll.gateway.matching import Fallback, Match, NotFound, matched, normalized
+from atoll.gateway.paths import Path
+from atoll.tokens.base64url import decoded
+from atoll.tokens.claims import Claims
+from atoll.tokens.verify import Verifier
+
+__all__ = ["Explanation", "Question", "Step", "explain"]
+
+Health = Mapping[tuple[str, str], str]
+
+_FAULT = re.compile(r"^\S+: (?P<method>[A-Z]+) (?P<path>/\S*) has no route: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request that is not made. `health` is what Envoy says of endpoints by (cluster, address); None: it is not asked."""
+
+    method: str
+    path: str
+    token: str | None = None
+    now: float = 0.0
+    health: Health | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that the gateway looks at. Not `passed`: here the request ends. `facts` are for programs."""
+
+    what: str
+    passed: bool
+    says: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`status` is what the gateway would answer itself; None: the service answers. Steps end where the request does."""
+
+    method: str
+    path: str
+    status: int | None
+    steps: tuple[Step, ...]
+
+
+class _Ended(Exception):
+    """The gateway answers here."""
+
+    def __init__(self, status: int, step: Step) -> None:
+        super().__init__(status)
+        self.status = status
+        self.step = step
+
+
+def explain(gateway: Gateway, question: Question) -> Explanation:
+    """Every step up to the one that ends it."""
+    steps: list[Step] = []
+    try:
+        for step in _steps(gateway, question):
+            steps.append(step)
+    except _Ended as ended:
+        return Explanation(question.method, question.path, ended.status, (*steps, ended.step))
+    return Explanation(question.method, question.path, None, tuple(steps))
+
+
+def _steps(gateway: Gateway, question: Question) -> Iterator[Step]:
+    path = normalized(question.path)
+    if path is None:
+        raise _Ended(
+            400, Step("request", False, "this is no path that the gateway takes: it refuses %2F, %5C, %00, # and spaces")
+        )
+    if path != question.path.partition("?")[0]:
+        yield Step("request", True, f"the path is read as {path}", {"path": path})
+    found = matched(gateway, question.method, path)
+    yield _route(gateway, found, question.method, path)
+    if isinstance(found, Document):
+        raise _Ended(200, Step("answer", True, "the gateway answers this itself, from memory"))
+    if isinstance(found, Route):
+        yield from _allowed(gateway, found, question)
+        yield from _replicas(gateway, found.cluster, question.health)
+    elif isinstance(found, Fallback):
+        yield from _replicas(gateway, found.cluster, question.health)
+
+
+# the route
+
+
+def _route(gateway: Gateway, found: Match, method: str, path: str) -> Step:
+    match found:
+        case Route():
+            facts = {"name": found.name, "service": found.service, "path": str(found.path), "cluster": found.cluster}
+            return Step("route", True, f"{found.name}: {method} {found.path}", {**facts, "timeout_s": found.timeout_s})
+        case Document(path=own):
+            return Step("route", True, f"{own} is the gateway's own", {"name": f"gateway{own}"})
+        case Fallback(cluster=cluster):
+            says = f"no service owns this path, so {cluster} gets it, the fallback; tokens are its own business"
+            return Step("route", True, says, {"name": f"{cluster}.fallback", "service": cluster, "cluster": cluster})
+        case MethodRefusal(path=template, allow=allow):
+            says = f"{template} takes {', '.join(allow)}, not {method}"
+            raise _Ended(405, Step("route", False, says, {"path": str(template), "allow": list(allow)}))
+        case NotFound():
+            raise _Ended(404, _nowhere(gateway, method, path))
+
+
+def _nowhere(gateway: Gateway, method: str, path: str) -> Step:
+    """Why there is no route: whose path it would be, what was left out, what is there that looks like it."""
+    owner = next((prefix for prefix in gateway.owned if Path(path).under(prefix)), "")
+    says = ["no operation has this path"]
+    if owner == "/health":
+        says = ["health checks are between the gateway and replicas, and never routed"]
+    elif owner:
+        says.append(f"it would belong to the service with the prefix {owner}")
+    left_out = [fault for fault in gateway.faults if _is_about(fault, path)]
+    nearest = _nearest(gateway, path)
+    says += left_out
+    if nearest:
+        says.append(f"nearest: {', '.join(nearest)}")
+    facts = {"owner": owner or None, "nearest": nearest, "faults": left_out}
+    return Step("route", False, "; ".join(says), facts)
+
+
+def _is_about(fault: str, path: str) -> bool:
+    found = _FAULT.match(fault)
+    return found is not None and Path(found["path"]).matches(path)
+
+
+def _nearest(gateway: Gateway, path: str) -> list[str]:
+    templates = {str(entry.path): entry for entry in gateway.routes if isinstance(entry, Route)}
+    return difflib.get_close_matches(path, templates, n=3, cutoff=0.5)
+
+
+# token and scope
+
+
+def _allowed(gateway: Gateway, route: Route, question: Question) -> Iterator[Step]:
+    if not route.token.required:
+        yield Step("token", True, "none is needed: the operation is public", {"public": True})
+        return
+    claims = _claims(gateway, question)
+    yield Step("token", True, _good(claims, question.now), _facts(claims))
+    yield from _scope(route.token, claims)
+
+
+def _claims(gateway: Gateway, question: Question) -> Claims:
+    issuer = gateway.issuer
+    if not question.token:
+        raise _Ended(401, Step("token", False, "one is needed, and there is none", {"code": "token_missing"}))
+    try:
+        return Verifier(issuer.url, issuer.audience, issuer.keys).verify(question.token, question.now)
+    except Outage as outage:
+        raise _Ended(401, Step("token", False, outage.detail, {"code": outage.code})) from None
+    except AtollError as refused:
+        facts = _facts(_unverified(question.token))
+        raise _Ended(401, Step("token", False, _bad(refused, facts, question.now), {**facts, "code": refused.code})) from None
+
+
+def _bad(refused: AtollError, facts: Mapping[str, Any], now: float) -> str:
+    if refused.code != "token_expired" or "exp" not in facts:
+        return refused.detail
+    return f"the token has expired, {_span(now - facts['exp'])} ago ({_clock(facts['exp'])})"
+
+
+def _good(claims: Claims, now: float) -> str:
+    until = f"good for {_span(claims.exp - now)} more (until {_clock(claims.exp)})"
+    return f"{claims.sub}, {until}, scopes: {claims.scope or 'none'}"
+
+
+def _facts(claims: Claims | None) -> dict[str, Any]:
+    return {} if claims is None else {"subject": claims.sub, "scope": claims.scope, "exp": claims.exp, "session": claims.sid}
+
+
+def _unverified(token: str) -> Claims | None:
+    """What a token that is refused says of itself."""
+    with suppress(ValueError, IndexError, RecursionError, msgspec.MsgspecError):
+        return msgspec.json.decode(decoded(token.split(".")[1]), type=Claims)
+    return None
+
+
+def _scope(rule: TokenRule, claims: Claims) -> Iterator[Step]:
+    if rule.scope is None:
+        yield Step("scope", True, "any token will do", {"needed": None})
+        return
+    facts = {"needed": rule.scope, "has": sorted(claims.scopes)}
+    if rule.scope not in claims.scopes:
+        raise _Ended(403, Step("scope", False, f"the token lacks {rule.scope}", {**facts, "missing": rule.scope}))
+    yield Step("scope", True, f"the token has {rule.scope}", facts)
+
+
+# replicas
+
+
+def _replicas(gateway: Gateway, name: str, health: Health | None) -> Iterator[Step]:
+    """Which one is picked is decided by their load at that moment: the one with fewer requests in flight of two."""
+    cluster = next(one for one in gateway.clusters if one.name == name)
+    said = {str(one): "not asked" if health is None else health.get((name, str(one)), "unknown") for one in cluster.endpoints}
+    facts = {"cluster": name, "replicas": [{"address": address, "health": state} for address, state in said.items()]}
+    shown = ", ".join(f"{address} {state}" for address, state in said.items())
+    if not said:
+        raise _Ended(503, Step("replicas", False, f"{name} has none: nobody announced one", facts))
+    if health is not None and "healthy" not in said.values():
+        raise _Ended(503, Step("replicas", False, f"{name} has no healthy one: {shown}", facts))
+    yield Step("replicas", True, f"{name}: {shown}", facts)
+
+
+# for people
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _clock(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,178 @@
+"""What is said of a request that is not made: where it ends, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from atoll.gateway.explain import Explanation, Question, Step, explain
+from atoll.gateway.ir import Gateway, Listener
+from atoll.gateway.known import ServiceEntry
+from atoll.gateway.translate import translate
+from atoll.tokens.keys import KeySet
+from tests.support.gateway import contract, known, replica
+from tests.support.tokens import Mint
+
+MINT = Mint()
+READ = [{"token": ["orders:read"]}]
+ORDERS = contract(
+    "orders",
+    {
+        "/orders": {"get": {"operationId": "mine", "security": READ}, "post": {"operationId": "place"}},
+        "/orders/{id}": {"get": {"operationId": "one", "security": READ}},
+        "/orders/search": {"get": {"operationId": "search", "security": []}},
+        "/elsewhere": {"get": {"operationId": "stray"}},
+    },
+)
+HEALTHY = {("orders", "127.0.0.1:2101"): "healthy", ("orders", "127.0.0.1:2102"): "failed_active_health_check"}
+
+
+def planned(**changes: object) -> Gateway:
+    replicas = (replica(ORDERS, "orders-1", "127.0.0.1:2101"), replica(ORDERS, "orders-2", "127.0.0.1:2102"))
+    what = known(ORDERS, replicas=replicas, **changes)
+    return translate(replace(what, keys=MINT.key_set), Listener("127.0.0.1", 8080))
+
+
+def asked(
+    method: str, path: str, token: str | None = None, health: Mapping[tuple[str, str], str] | None = HEALTHY, now: float = 0
+) -> Explanation:
+    return explain(planned(), Question(method, path, token, now or MINT.claims().iat, health))
+
+
+def last(found: Explanation) -> Step:
+    return found.steps[-1]
+
+
+def test_a_request_that_would_pass_names_route_token_scope_and_replicas() -> None:
+    found = asked("GET", "/orders/42", MINT.token("ada"))
+
+    assert found.status is None
+    assert [step.what for step in found.steps] == ["route", "token", "scope", "replicas"]
+    assert found.steps[0].says == "orders.one: GET /orders/{id}"
+    assert found.steps[1].says.startswith("ada, good for 5 min 0 s more")
+    assert found.steps[1].says.endswith("scopes: orders:read orders:write")
+    assert last(found).says == "orders: 127.0.0.1:2101 healthy, 127.0.0.1:2102 failed_active_health_check"
+
+
+def test_a_public_operation_needs_no_token() -> None:
+    assert asked("GET", "/orders/search").status is None
+
+
+def test_a_missing_token_ends_it() -> None:
+    found = asked("GET", "/orders/42")
+
+    assert (found.status, last(found).facts["code"]) == (401, "token_missing")
+
+
+def test_a_missing_scope_is_named_beside_those_that_are_there() -> None:
+    found = asked("GET", "/orders/42", MINT.token(scope="orders:write"))
+
+    assert (found.status, last(found).says) == (403, "the token lacks orders:read")
+    assert last(found).facts == {"needed": "orders:read", "has": ["orders:write"], "missing": "orders:read"}
+
+
+def test_an_expired_token_is_told_with_since_when() -> None:
+    claims = MINT.claims()
+
+    found = asked("GET", "/orders/42", MINT.token(iat=claims.iat - 600, exp=claims.iat - 125), now=claims.iat)
+
+    assert found.status == 401
+    assert last(found).says.startswith("the token has expired, 2 min 5 s ago")
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        (MINT.wrong_issuer(), "token_issuer"),
+        (MINT.wrong_audience(), "token_audience"),
+        (Mint().token(), "token_key"),
+        (MINT.unsigned(), "token_algorithm"),
+        ("nonsense", "token_malformed"),
+    ],
+)
+def test_a_bad_token_is_told_with_what_is_wrong(token: str, code: str) -> None:
+    found = asked("GET", "/orders/42", token)
+
+    assert (found.status, last(found).facts["code"]) == (401, code)
+
+
+def test_without_keys_no_token_can_be_good() -> None:
+    gateway = planned()
+    keyless = replace(gateway, issuer=replace(gateway.issuer, keys=KeySet()))
+
+    found = explain(keyless, Question("GET", "/orders/42", MINT.token(), MINT.claims().iat, HEALTHY))
+
+    assert (found.status, last(found).says) == (401, "no key set has arrived yet, so no token can be verified")
+
+
+def test_another_method_says_which_there_are() -> None:
+    found = asked("DELETE", "/orders")
+
+    assert (found.status, last(found).says) == (405, "/orders takes GET, HEAD, POST, not DELETE")
+
+
+def test_a_path_that_is_nobodys_names_the_nearest() -> None:
+    found = asked("GET", "/order/search")
+
+    assert found.status == 404
+    assert "/orders/search" in last(found).facts["nearest"]
+
+
+def test_a_path_under_a_prefix_names_whose_it_would_be() -> None:
+    found = asked("GET", "/orders/a/b")
+
+    assert found.status == 404
+    assert "the service with the prefix /orders" in last(found).says
+
+
+def test_an_operation_that_was_left_out_is_told_with_the_fault() -> None:
+    found = asked("GET", "/elsewhere")
+
+    assert found.status == 404
+    assert "orders.stray: GET /elsewhere has no route: its paths must be under /orders" in last(found).says
+
+
+def test_health_checks_are_explained() -> None:
+    assert "never routed" in last(asked("GET", "/health/ready")).says
+
+
+def test_a_path_is_shown_as_the_gateway_reads_it() -> None:
+    assert asked("GET", "//orders/../orders/%34%32", MINT.token()).steps[0].says == "the path is read as /orders/42"
+
+
+def test_what_is_no_path_is_refused() -> None:
+    assert asked("GET", "/orders/%2Fetc").status == 400
+
+
+def test_without_a_healthy_replica_it_is_503() -> None:
+    found = asked("GET", "/orders/search", health=dict.fromkeys(HEALTHY, "failed_outlier_check"))
+
+    assert found.status == 503
+
+
+def test_an_envoy_that_does_not_answer_says_nothing_of_replicas() -> None:
+    found = asked("GET", "/orders/search", health=None)
+
+    assert (found.status, last(found).facts["replicas"][0]["health"]) == (None, "not asked")
+
+
+def test_a_service_without_replicas_is_503() -> None:
+    found = explain(translate(known(ORDERS), Listener("127.0.0.1", 8080)), Question("GET", "/orders/search"))
+
+    assert (found.status, last(found).says) == (503, "orders has none: nobody announced one")
+
+
+def test_the_fallback_gets_what_nobody_owns() -> None:
+    services = {"orders": ServiceEntry("service", "/orders", (ORDERS.digest,)), "legacy": ServiceEntry("service", "/legacy")}
+    made = known(ORDERS, replicas=(replica(contract("legacy", {}), "legacy-1", "127.0.0.1:2103"),))
+    system = type(made.system)("shop", "", MINT.issuer, MINT.audience, services, fallback="legacy")
+
+    found = explain(translate(replace(made, system=system), Listener("", 1)), Question("PATCH", "/old/page"))
+
+    assert (found.status, found.steps[0].facts["name"]) == (None, "legacy.fallback")
+
+
+def test_the_gateways_own_pages_are_answered_by_itself() -> None:
+    assert asked("GET", "/openapi.json").status == 200
