@@ -6,6 +6,7 @@ import http.client
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.support.gateway import Rig, contract, gateway, known, system
 from tests.support.tokens import Mint
 from tests.support.waiting import until
 
-OPEN = {"security": []}
+OPEN: dict[str, Any] = {"security": []}
 ORDERS = contract(
     "orders",
     {

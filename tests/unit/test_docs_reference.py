@@ -63,13 +63,14 @@ def test_the_manifests_page_has_every_key_and_what_it_may_be() -> None:
         "## `[gateway]`": manifest._GATEWAY,
         "## `[auth]`": manifest._AUTH,
         "## `[bus]`": manifest._BUS,
+        "## `[telemetry]`": manifest._TELEMETRY,
         "## `[services.NAME]`": manifest._SERVICE,
         "## Top": manifest._Table({name: manifest._ROOT.keys[name] for name in ("format", "name")}),
     }
     for heading, table in parts.items():
         assert documented(heading) == {name: may_be(check) for name, check in keys(table)}, heading
     assert set(documented("## `[environments.NAME]`")) == set(manifest._OVERLAY.keys)
-    assert set(manifest._ROOT.keys) == {"format", "name", "gateway", "auth", "bus", "services", "environments"}
+    assert set(manifest._ROOT.keys) == {"format", "name", "gateway", "auth", "bus", "telemetry", "services", "environments"}
 
 
 def test_the_manifests_page_shows_the_defaults() -> None:
@@ -78,6 +79,7 @@ def test_the_manifests_page_shows_the_defaults() -> None:
         "port": manifest.GatewaySpec().port,
         "access_token_lifetime_s": manifest.AuthSpec().access_token_lifetime_s,
         "replicas": default(manifest.ServiceSpec, "replicas"),
+        "sampling": default(manifest.TelemetrySpec, "sampling"),
     }
     assert {name: shown[name] for name in defaults} == {name: str(value) for name, value in defaults.items()}
 

@@ -24,7 +24,7 @@ from atoll.database.ports import Database, Lease, LeaseLost, Parked
 from atoll.delivery.complaints import Complaints
 from atoll.delivery.envelope import Envelope, decode
 from atoll.delivery.faults import FAULTS
-from atoll.delivery.handling import Delivery, Handlers, Patience
+from atoll.delivery.handling import Delivery, Handlers, Patience, Watch
 from atoll.delivery.leases import Leases
 from atoll.errors import DatabaseOutage, Outage
 from atoll.system.budgets import BUDGETS
@@ -51,6 +51,7 @@ class Work(msgspec.Struct, frozen=True):
 
     handlers: Handlers
     patience: Patience = msgspec.field(default_factory=Patience)
+    watch: Watch | None = None
 
 
 class _Failed(Exception):
@@ -72,6 +73,7 @@ class Consumer:
         self._journal = database.journal
         self._handlers = work.handlers
         self._patience = work.patience
+        self._watch = work.watch
         self._leases = leases
         self._parked_keys: set[str] = set()
         self._due_at: float | None = None
@@ -241,6 +243,8 @@ class Consumer:
             handled, index = await self._handle_until_late(tx, events[:end], start, seen)
             lease = await self._journal.advance(tx, lease, events[index - 1].sequence, handled if FAULTS.inbox else [])
         FAULTS.reached("consumer.committed")
+        if self._watch is not None:
+            self._watch.committed(handled)
         return lease, index
 
     async def _handle_until_late(self, tx: Any, events: Sequence[_Event], start: int, seen: set[str]) -> tuple[list[str], int]:
@@ -304,6 +308,8 @@ class Consumer:
             await self._journal.park(tx, parked)
             lease = await self._journal.advance(tx, lease, max(event.sequence, lease.sequence), [event.envelope.id])
         self._parked_keys.add(event.envelope.key)
+        if self._watch is not None:
+            self._watch.failed(event.envelope.id, error)
         await self._look_at_due()
         return lease
 
@@ -376,7 +382,10 @@ class Consumer:
         async with self._transaction(patient=not self._alone(event)) as tx:
             await self._handle(tx, event, 0, queue=False)
             await self._journal.unpark(tx, event.envelope.id)
-            return await self._journal.advance(tx, lease, lease.sequence, [event.envelope.id])
+            lease = await self._journal.advance(tx, lease, lease.sequence, [event.envelope.id])
+        if self._watch is not None:
+            self._watch.committed([event.envelope.id])
+        return lease
 
     async def _look_at_parked(self) -> None:
         self._parked_keys = await self._journal.parked_keys(self._name)

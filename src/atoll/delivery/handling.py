@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
+from atoll.database.ports import OutboxRow
 from atoll.delivery.envelope import Envelope
 from atoll.system.budgets import BUDGETS
 
-__all__ = ["Delivery", "Handler", "Handlers", "Patience"]
+__all__ = ["Delivery", "Handler", "Handlers", "Patience", "Watch"]
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -65,6 +66,22 @@ class Patience(msgspec.Struct, frozen=True):
         """The pause after try number `tries`, from 1."""
         steps = self.after_outage_s if outage else self.after_failure_s
         return steps[min(tries, len(steps)) - 1]
+
+
+class Watch(Protocol):
+    """Who is told what became of events. Cheap, and never raises: it is told between a commit and its acknowledgement."""
+
+    def published(self, rows: Sequence[OutboxRow], start_ns: int) -> None:
+        """The bus has acknowledged them; sending began at `start_ns` (epoch)."""
+        ...
+
+    def committed(self, ids: Sequence[str]) -> None:
+        """Handled for good."""
+        ...
+
+    def failed(self, id: str, error: Exception) -> None:
+        """Parked, to be tried again or as a dead letter."""
+        ...
 
 
 Handlers = Mapping[str, Handler]

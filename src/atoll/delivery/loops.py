@@ -13,7 +13,7 @@ import msgspec
 from atoll.bus.ports import Bus
 from atoll.database.ports import Database
 from atoll.delivery.consumer import Consumer, Work
-from atoll.delivery.handling import Handlers, Patience
+from atoll.delivery.handling import Handlers, Patience, Watch
 from atoll.delivery.leases import Leases
 from atoll.delivery.relay import Relay
 from atoll.errors import DatabaseOutage
@@ -33,6 +33,7 @@ class Station(msgspec.Struct, frozen=True):
     owner: str
     database: Database
     bus: Bus
+    watch: Watch | None = None
 
 
 class Loops:
@@ -41,12 +42,11 @@ class Loops:
     def __init__(self, station: Station, handlers: Handlers, patience: Patience | None = None) -> None:
         self._journal = station.database.journal
         self._leases = Leases(self._journal, station.owner, BUDGETS.lease_s)
-        self._relay = Relay(station.service, self._journal, station.bus, self._leases)
+        self._relay = Relay(station.service, self._journal, station.bus, self._leases, station.watch)
         self._consumers = [
-            Consumer(
-                station.bus.source(source, station.service), station.database, Work(own, patience or Patience()), self._leases
-            )
+            Consumer(station.bus.source(source, station.service), station.database, work, self._leases)
             for source, own in _by_source(handlers).items()
+            for work in [Work(own, patience or Patience(), station.watch)]
         ]
         self._tasks: list[asyncio.Task[None]] = []
         station.database.on_published(self._relay.wake)

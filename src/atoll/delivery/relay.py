@@ -16,6 +16,7 @@ from atoll.database.ports import Journal, OutboxRow
 from atoll.delivery.complaints import Complaints
 from atoll.delivery.envelope import age_s
 from atoll.delivery.faults import FAULTS
+from atoll.delivery.handling import Watch
 from atoll.delivery.leases import Leases
 from atoll.system.budgets import BUDGETS
 
@@ -33,11 +34,12 @@ _log = logging.getLogger("atoll.delivery")
 class Relay:
     """`wake` after a commit, `run` until cancelled. Wake-ups of other replicas come over the bus and may be lost."""
 
-    def __init__(self, service: str, journal: Journal, bus: Bus, leases: Leases) -> None:
+    def __init__(self, service: str, journal: Journal, bus: Bus, leases: Leases, watch: Watch | None = None) -> None:
         self._subject = f"wake.{service}"
         self._journal = journal
         self._bus = bus
         self._leases = leases
+        self._watch = watch
         self._woken = asyncio.Event()
         self._moved_at = 0.0
         self._idle = asyncio.Event()
@@ -123,7 +125,10 @@ class Relay:
     async def _move(self, rows: list[OutboxRow]) -> None:
         if not self._bus.connected and not await self._bus.wait_connected(1.0):
             return
+        start_ns = time.time_ns()
         await self._bus.publish([Message(row.subject, row.headers, row.body) for row in rows], BUDGETS.publish_ack_s)
         FAULTS.reached("relay.published")
         await self._journal.remove_outbox(rows)
         self._moved_at = time.monotonic()
+        if self._watch is not None:
+            self._watch.published(rows, start_ns)

@@ -21,6 +21,7 @@ __all__ = [
     "RetryBudget",
     "Route",
     "TokenRule",
+    "Tracing",
 ]
 
 
@@ -141,6 +142,14 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where spans go as OTLP over HTTP, and the share of requests (0 to 1) whose traces are recorded, everywhere."""
+
+    collector: Endpoint
+    sampling: float
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """Everything. Routes of one path stand together, its refusal last, the most specific path first; `owned` are prefixes
     that never reach the `fallback`, the cluster of every other path; `ended_sessions` are those whose tokens are refused though
@@ -155,4 +164,5 @@ class Gateway:
     owned: tuple[str, ...] = ()
     ended_sessions: tuple[str, ...] = ()
     fallback: str | None = None
+    tracing: Tracing | None = None
     faults: tuple[str, ...] = ()

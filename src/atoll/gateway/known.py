@@ -35,7 +35,10 @@ class ServiceEntry(msgspec.Struct, frozen=True):
 
 
 class SystemEntry(msgspec.Struct, frozen=True):
-    """The document `system` in the bucket `contracts`, written by provision. `fallback` names a service."""
+    """The document `system` in the bucket `contracts`, written by provision. `fallback` names a service.
+
+    `sampling` is the share of requests whose traces go to `otlp_endpoint`, "" for none.
+    """
 
     name: str
     public_url: str
@@ -43,6 +46,8 @@ class SystemEntry(msgspec.Struct, frozen=True):
     audience: str
     services: dict[str, ServiceEntry] = {}
     fallback: str | None = None
+    otlp_endpoint: str = ""
+    sampling: float = 0.0
 
 
 @dataclass(frozen=True)

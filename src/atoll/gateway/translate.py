@@ -7,6 +7,7 @@ beats a parameter, segment by segment). The method is looked at only then, so `D
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -24,6 +25,7 @@ from atoll.gateway.ir import (
     MethodRefusal,
     Route,
     TokenRule,
+    Tracing,
 )
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.offers import Offer, offers, order, routed
@@ -38,6 +40,8 @@ __all__ = ["translate"]
 _SAFE = frozenset({"GET", "HEAD"})
 _IDEMPOTENCY_KEY = "idempotency-key"
 _HEALTH = "/health"
+_PORT = re.compile(r":\d+$")
+_OTLP_PORT = 4318
 
 
 def translate(known: Known, listener: Listener) -> Gateway:
@@ -60,6 +64,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         owned=_owned(system),
         ended_sessions=tuple(sorted(known.revocations.sessions)),
         fallback=system.fallback if system.fallback in clusters else None,
+        tracing=_tracing(system, faults),
         faults=tuple(faults),
     )
 
@@ -71,6 +76,18 @@ def _documents(system: SystemEntry, offered: Sequence[Offer], faults: list[str])
     except Exception as error:
         faults.append(f"there is no API page: a contract's OpenAPI can't be read ({type(error).__name__}: {error})")
         return ()
+
+
+def _tracing(system: SystemEntry, faults: list[str]) -> Tracing | None:
+    if not system.otlp_endpoint:
+        return None
+    address = system.otlp_endpoint.removeprefix("http://").rstrip("/")
+    try:
+        collector = Endpoint.parse(address if _PORT.search(address) else f"{address}:{_OTLP_PORT}")
+    except ValueError as error:
+        faults.append(f"there are no traces: the collector {system.otlp_endpoint} can't be used ({error})")
+        return None
+    return Tracing(collector, min(1.0, max(0.0, system.sampling)))
 
 
 def _roomy(listener: Listener, offered: Iterable[Offer]) -> Listener:

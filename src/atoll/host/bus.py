@@ -198,6 +198,8 @@ def system_document(system: System) -> dict[str, Any]:
         "issuer": system.issuer,
         "audience": system.name,
         "fallback": system.gateway.fallback,
+        "otlp_endpoint": system.telemetry.otlp_endpoint,
+        "sampling": system.telemetry.sampling,
         "services": {
             spec.name: {"kind": "service" if spec.name == AUTH else spec.kind, "prefix": spec.prefix} for spec in routed
         },

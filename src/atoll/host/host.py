@@ -386,7 +386,7 @@ async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 def run(folder: Path, options: Options, report: Report) -> None:
     """The system in `folder` from up to down, in this process. Raises AtollError when it can't come up; then nothing runs."""
-    system = files.read(folder)
+    system = files.read(folder).with_variables(processes.host_variables())
     layout = Layout(folder)
     layout.make((AUTH, *(spec.name for spec in system.services)))
     reaper = Reaper()

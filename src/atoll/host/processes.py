@@ -122,6 +122,7 @@ def service_environment(system: System, spec: ServiceSpec, contract: Contract, s
         "ATOLL_CONTRACT_DIGEST": contract.digest,
         "ATOLL_MODE": "local",
         "ATOLL_SETTINGS": json.dumps(settings(spec, known), sort_keys=True),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": system.telemetry.otlp_endpoint,
     }
     if spec.kind == "client":
         environment["ATOLL_GATEWAY_URL"] = f"http://{LOOPBACK}:{system.gateway.port}"

@@ -28,6 +28,11 @@ class Trace:
         self.event_id = event_id
 
     @property
+    def parent(self) -> str:
+        """The traceparent as it came in, "" when none did."""
+        return self._parent
+
+    @property
     def traceparent(self) -> str:
         if not self._traceparent:
             self._traceparent = child_of(self._parent, self._request_id)
@@ -62,10 +67,11 @@ def leave(token: Token[Trace]) -> None:
 
 def child_of(parent: str, request_id: str = "") -> str:
     """A new span in the trace of `parent`. When that is missing or not a traceparent, a new trace, named by the gateway's
-    `request_id` (a UUID) where there is one, so that its log leads to the trace.
+    `request_id` (a UUID) where there is one, so that its log leads to the trace. Nobody records a trace that begins here: which
+    ones are, the gateway says.
     """
     span = os.urandom(8).hex()
     if found := _TRACEPARENT.match(parent):
         return f"00-{found[1]}-{span}-{found[2]}"
     named = request_id.replace("-", "").lower()
-    return f"00-{named if _TRACE_ID.match(named) else os.urandom(16).hex()}-{span}-01"
+    return f"00-{named if _TRACE_ID.match(named) else os.urandom(16).hex()}-{span}-00"

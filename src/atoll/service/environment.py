@@ -36,6 +36,7 @@ class Environment(msgspec.Struct, frozen=True):
     contract_digest: str = ""
     gateway_url: str = ""
     local: bool = False
+    otlp_endpoint: str = ""
     settings: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @classmethod
@@ -63,6 +64,7 @@ class Environment(msgspec.Struct, frozen=True):
             contract_digest=variables.get("ATOLL_CONTRACT_DIGEST", ""),
             gateway_url=variables.get("ATOLL_GATEWAY_URL", ""),
             local=variables.get("ATOLL_MODE") == "local",
+            otlp_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").rstrip("/"),
             settings=_settings(variables.get("ATOLL_SETTINGS", "")),
         )
 

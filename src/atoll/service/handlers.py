@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from atoll.service.injection import Injector
     from atoll.service.router import Hook
     from atoll.service.service import Service
+    from atoll.service.tracing import Tracing
 
 __all__ = ["build_handlers", "in_thread", "run_hooks"]
 
 
-def build_handlers(service: Service, injector: Injector) -> Handlers:
+def build_handlers(service: Service, injector: Injector, tracing: Tracing | None = None) -> Handlers:
     """By type, `<publisher>.<name>`. An event that does not fit its struct fails with Invalid, which names the fields."""
-    return {one.type: Handler(_invoke(one, injector), one.alone) for one in service.subscriptions}
+    return {one.type: Handler(_invoke(one, injector, tracing), one.alone) for one in service.subscriptions}
 
 
 async def run_hooks(hooks: Iterable[Hook], injector: Injector) -> None:
@@ -40,7 +41,9 @@ async def in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any
     return await asyncio.get_running_loop().run_in_executor(None, partial(context_copy.run, function, **values))
 
 
-def _invoke(subscription: Subscription, injector: Injector) -> Callable[[bytes, Delivery, Any], Awaitable[None]]:
+def _invoke(
+    subscription: Subscription, injector: Injector, tracing: Tracing | None
+) -> Callable[[bytes, Delivery, Any], Awaitable[None]]:
     event = subscription.event
     decode = body_reader(event.type)
     injected = [one for one in subscription.arguments if one.source is not From.EVENT]
@@ -50,7 +53,10 @@ def _invoke(subscription: Subscription, injector: Injector) -> Callable[[bytes, 
     async def invoke(body: bytes, delivery: Delivery, transaction: Any) -> None:
         call = Call()
         call.delivery, call.transaction = delivery, transaction
-        token = context.enter(context.Trace(parent=delivery.traceparent, event_id=delivery.id))
+        trace = context.Trace(parent=delivery.traceparent, event_id=delivery.id)
+        token = context.enter(trace)
+        if tracing is not None:
+            tracing.handling(delivery, trace)
         try:
             values = {event.name: decode(body)}
             await injector.fill(values, injected, call)
@@ -60,6 +66,8 @@ def _invoke(subscription: Subscription, injector: Injector) -> Callable[[bytes, 
             raise
         else:
             await call.close()
+            if tracing is not None:
+                tracing.handled(delivery)
         finally:
             context.leave(token)
 

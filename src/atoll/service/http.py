@@ -31,10 +31,12 @@ from atoll.service.problems import MEDIA_TYPE, Problem, problem_of
 from atoll.service.repeats import Claim, Repeats
 from atoll.service.routes import Routes
 from atoll.system.budgets import BUDGETS
+from atoll.telemetry.spans import Parent
 
 if TYPE_CHECKING:
     from atoll.service.injection import Injector
     from atoll.service.service import Service
+    from atoll.service.tracing import Tracing, _Request
 
 __all__ = ["App", "TokenMissing", "Verify", "build_app", "refuse"]
 
@@ -57,11 +59,11 @@ class TokenMissing(Unauthorized):
         super().__init__("a token is required", hint="send the header authorization: Bearer <token>")
 
 
-def build_app(service: Service, *, database: Any, verify: Verify, injector: Injector) -> App:
+def build_app(service: Service, *, database: Any, verify: Verify, injector: Injector, tracing: Tracing | None = None) -> App:
     """The ASGI application of `service`. `database` is None for a service without one."""
     kit = _Kit(database, verify, injector)
     endpoints = [(one.method, one.path, _Endpoint(one, kit)) for one in service.operations]
-    return App(endpoints, _mounted(service, verify), kit.answers)
+    return App(endpoints, _mounted(service, verify), kit.answers, tracing)
 
 
 class App:
@@ -70,20 +72,39 @@ class App:
     `answers` are those that it keeps.
     """
 
-    def __init__(self, endpoints: list[tuple[str, str, _Endpoint]], mounted: ASGI | None, answers: Answers) -> None:
+    def __init__(
+        self,
+        endpoints: list[tuple[str, str, _Endpoint]],
+        mounted: ASGI | None,
+        answers: Answers,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.answers = answers
         self._routes: Routes[_Endpoint] = Routes(endpoints)
         self._mounted = mounted
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        token = context.enter(_trace(scope["headers"]))
+        trace = _trace(scope["headers"])
+        token = context.enter(trace)
         try:
-            await self._request(scope, receive, send)
+            if self._tracing is not None and (parent := Parent.of(trace.parent)):
+                await self._traced(self._tracing.request(parent, scope, send), scope, receive)
+            else:
+                await self._request(scope, receive, send)
         finally:
             context.leave(token)
+
+    async def _traced(self, span: _Request, scope: Scope, receive: Receive) -> None:
+        try:
+            await self._request(scope, receive, span.send)
+        finally:
+            verbs, _ = self._routes.find(scope["path"], scope.get("raw_path")) or ({}, ())
+            endpoint = verbs.get(scope["method"]) or (verbs.get("GET") if scope["method"] == "HEAD" else None)
+            span.end(endpoint.operation if endpoint else None)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._routes.find(scope["path"], scope.get("raw_path"))
@@ -154,6 +175,10 @@ class _Endpoint:
         self._repeats = self._repeated(kit) if operation.idempotency_key != "ignored" else None
         self._cached = Cached(operation, kit.answers) if operation.cache_s is not None else None
         self._headers = _headers_of(operation)
+
+    @property
+    def operation(self) -> Operation:
+        return self._operation
 
     def _repeated(self, kit: _Kit) -> Repeats:
         return Repeats(self._operation, kit.database.journal, kit.in_hand)

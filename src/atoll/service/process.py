@@ -33,6 +33,7 @@ from atoll.service.settings import Sources
 from atoll.service.stalls import StallWatch
 from atoll.service.storage import database_of, migrations_of
 from atoll.system.budgets import BUDGETS
+from atoll.telemetry.spans import Spans
 from atoll.tokens.claims import Claims
 from atoll.tokens.keys import KeySet
 from atoll.tokens.verify import Verifier
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from atoll.delivery.loops import Loops
     from atoll.registry.announcement import Announcement
     from atoll.service.service import Service
+    from atoll.service.tracing import Tracing
+    from atoll.telemetry.exporter import Exporter
 
 __all__ = ["Process"]
 
@@ -69,6 +72,10 @@ class Process:
         self._announcement: Announcement | None = None
         self._stop = asyncio.Event()
         self._watch = StallWatch()
+        self._spans = Spans()
+        self._tracing = _tracing(service, environment, self._spans)
+        self._exporter: Exporter | None = None
+        self._exporting: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,10 +123,14 @@ class Process:
             await self._bus.start()
             self._keys.start(self._bus)
         await self._open_database()
-        injector = self._injector = Injector(self._service, database=self._database, sources=self._sources())
+        self._export()
+        database = self._traced(self._database)
+        injector = self._injector = Injector(self._service, database=database, sources=self._sources())
         await injector.start()
         await run_hooks(self._service.start_hooks, injector)
-        self._app = build_app(self._service, database=self._database, verify=self._principal, injector=injector)
+        self._app = build_app(
+            self._service, database=database, verify=self._principal, injector=injector, tracing=self._tracing
+        )
         self._ready.set()
         if self._database is not None and self._bus is not None:
             self._start_loops(self._database, self._bus, injector)
@@ -151,9 +162,31 @@ class Process:
     def _start_loops(self, database: Database, bus: Bus, injector: Injector) -> None:
         from atoll.delivery.loops import Loops, Station
 
-        station = Station(self._environment.service, self._environment.replica, database, bus)
-        self._loops = Loops(station, build_handlers(self._service, injector))
+        station = Station(self._environment.service, self._environment.replica, database, bus, self._tracing)
+        self._loops = Loops(station, build_handlers(self._service, injector, self._tracing))
         self._loops.start()
+
+    def _traced(self, database: Database | None) -> Any:
+        if database is None or self._tracing is None:
+            return database
+        from atoll.service.tracing import TracedDatabase
+
+        return TracedDatabase(database, self._tracing)
+
+    def _export(self) -> None:
+        if self._tracing is None:
+            return
+        from atoll.telemetry.exporter import Exporter
+
+        environment = self._environment
+        resource = {
+            "service.name": environment.service,
+            "service.instance.id": environment.replica,
+            "service.version": self._service.version,
+            "service.namespace": environment.audience,
+        }
+        self._exporter = Exporter(self._spans, environment.otlp_endpoint, resource)
+        self._exporting = asyncio.create_task(self._exporter.run())
 
     async def _announce(self, bus: Bus) -> None:
         from atoll.registry.announcement import Announcement
@@ -227,6 +260,18 @@ class Process:
             await self._bus.close()
         if self._database is not None:
             await self._database.close()
+        if self._exporting is not None and self._exporter is not None:
+            self._exporter.stop()
+            await self._exporting
+
+
+def _tracing(service: Service, environment: Environment, spans: Spans) -> Tracing | None:
+    """None where no collector is named: then nothing of it is even imported."""
+    if not environment.otlp_endpoint:
+        return None
+    from atoll.service.tracing import Tracing
+
+    return Tracing(spans, environment.service, service.database)
 
 
 def _bus(environment: Environment) -> Bus | None:

@@ -16,11 +16,23 @@ from typing import Any, Literal
 from atoll.errors import SystemMistake
 from atoll.system.positions import Positions, scan, syntax_error_line
 
-__all__ = ["GATEWAY_PATHS", "MOST_REPLICAS", "AuthSpec", "BusSpec", "GatewaySpec", "Secret", "ServiceSpec", "System", "parse"]
+__all__ = [
+    "GATEWAY_PATHS",
+    "MOST_REPLICAS",
+    "AuthSpec",
+    "BusSpec",
+    "GatewaySpec",
+    "Secret",
+    "ServiceSpec",
+    "System",
+    "TelemetrySpec",
+    "parse",
+]
 
 ServiceKind = Literal["service", "client", "simulator"]
 
 MOST_REPLICAS = 100
+_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 GATEWAY_PATHS = ("/health", "/openapi.json", "/docs")
 """What the gateway answers itself, and what is between it and a replica; no service can have these, nor anything below."""
@@ -68,6 +80,14 @@ class BusSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetrySpec:
+    """Traces of this share of all requests, chosen at the gateway, are sent as OTLP over HTTP to `otlp_endpoint` ("": none)."""
+
+    otlp_endpoint: str = ""
+    sampling: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """One [services.NAME] table. `folder`, `python` and `contract` are absolute; `where` is the table's file:line.
 
@@ -99,6 +119,7 @@ class System:
     auth: AuthSpec
     services: tuple[ServiceSpec, ...]
     bus: BusSpec = BusSpec()
+    telemetry: TelemetrySpec = TelemetrySpec()
     environment: str = ""
     environments: tuple[str, ...] = ()
 
@@ -113,6 +134,15 @@ class System:
                 return spec
         known = ", ".join(spec.name for spec in self.services) or "none yet"
         raise SystemMistake(f"there is no service {name!r}", hint=f"the services of {self.name}: {known}")
+
+    def with_variables(self, variables: Mapping[str, str]) -> System:
+        """What the host's environment says beside the manifest, and wins: where traces go. Raises SystemMistake."""
+        endpoint = variables.get(_ENDPOINT_VARIABLE, "").rstrip("/")
+        if not endpoint:
+            return self
+        if fault := _COLLECTOR(endpoint):
+            raise SystemMistake(f"{_ENDPOINT_VARIABLE} {fault}", hint="a collector beside the system speaks TLS to the world")
+        return replace(self, telemetry=replace(self.telemetry, otlp_endpoint=endpoint))
 
     def at_port(self, port: int) -> System:
         """The same system with another gateway port, its public URL on this machine along with it."""
@@ -154,6 +184,14 @@ def _whole(low: int, high: int) -> Check:
     def check(value: Any) -> str:
         fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
         return "" if fits else f"must be a whole number from {low} to {high}, not {_shown(value)}"
+
+    return check
+
+
+def _number(low: float, high: float) -> Check:
+    def check(value: Any) -> str:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        return "" if fits else f"must be a number from {low:g} to {high:g}, not {_shown(value)}"
 
     return check
 
@@ -209,11 +247,15 @@ class _Table:
 
 _PREFIX = _matching(r"/|(/[A-Za-z0-9._~-]+)+", "a path like /orders, or /")
 _URL = _matching(r"https?://[^/\s]+(/[^/\s]+)*", "a URL like https://shop.example, without a slash at its end")
+_COLLECTOR = _matching(
+    r"http://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", "a URL like http://127.0.0.1:4318, without TLS and path"
+)
 _NAME = _matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _, beginning with a letter")
 _DAY_S = 86_400
 
 _GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME})
 _BUS = _Table({"sync_always": _flag})
+_TELEMETRY = _Table({"otlp_endpoint": _COLLECTOR, "sampling": _number(0, 1)})
 _USER = _Table({"password": _text, "scopes": _scopes})
 _CLIENT = _Table({"secret": _text, "scopes": _scopes})
 _AUTH = _Table(
@@ -241,7 +283,9 @@ _SERVICE = _Table(
         "settings": _Table(named=_setting),
     }
 )
-_OVERLAY = _Table({"gateway": _GATEWAY, "auth": _AUTH, "bus": _BUS, "services": _Table(named=_SERVICE, names=_NAME)})
+_OVERLAY = _Table(
+    {"gateway": _GATEWAY, "auth": _AUTH, "bus": _BUS, "telemetry": _TELEMETRY, "services": _Table(named=_SERVICE, names=_NAME)}
+)
 _ROOT = _Table(
     {
         "format": _whole(1, 1),
@@ -305,6 +349,7 @@ class _Reader:
             auth=_auth({**document.get("auth", {}), **overlay.get("auth", {})}),
             services=tuple(self.service(name, table) for name, table in services.items()),
             bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
+            telemetry=TelemetrySpec(**{**document.get("telemetry", {}), **overlay.get("telemetry", {})}),
             environment=environment,
             environments=tuple(environments),
         )

@@ -66,12 +66,14 @@ FIELDS = {
 }
 
 
-def logger(path: str) -> Json:
+def logger(path: str, *, traced: bool) -> Json:
+    """`traced`: there is a tracer, which knows the trace of every request."""
+    trace_id = {"trace_id": "%TRACE_ID%"} if traced else {}
     return typed_extension(
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         path=path,
-        log_format={"json_format": {**FIELDS, "why": f"%CEL({_why()})%"}, "formatters": [_cel()]},
+        log_format={"json_format": {**FIELDS, **trace_id, "why": f"%CEL({_why()})%"}, "formatters": [_cel()]},
     )
 
 

@@ -12,11 +12,12 @@ _PREFIXES = ("x-atoll-", "x-envoy-")
 _NAMES = ("forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip")
 
 
-def extension() -> Json:
+def extension(own_mutations: list[Json]) -> Json:
+    """`own_mutations` come after what is stripped."""
     mutations: list[Json] = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in _PREFIXES]
     mutations += [{"remove": name} for name in _NAMES]
     return typed_extension(
         "envoy.http.early_header_mutation.header_mutation",
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=mutations,
+        mutations=[*mutations, *own_mutations],
     )

@@ -5,7 +5,7 @@ nothing that changes while a system runs stands here, because a change drains co
 from __future__ import annotations
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import access_log, early_headers, local_reply, order, routes
+from atoll.gateway.xds import access_log, early_headers, local_reply, order, routes, tracing
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json, seconds, typed, typed_extension
 from atoll.system.budgets import BUDGETS
@@ -35,9 +35,10 @@ def _manager(gateway: Gateway, folders: Folders) -> Json:
         stat_prefix=STAT_PREFIX,
         rds={"route_config_name": routes.NAME, "config_source": folders.source("rds")},
         http_filters=order.filters(gateway, folders),
-        early_header_mutation_extensions=[early_headers.extension()],
+        early_header_mutation_extensions=[early_headers.extension(tracing.early_headers(gateway.tracing))],
         local_reply_config=local_reply.configuration(),
-        access_log=[access_log.logger(folders.access_log)],
+        access_log=[access_log.logger(folders.access_log, traced=gateway.tracing is not None)],
+        **tracing.configuration(gateway.tracing),
         **_addresses(),
         **_paths(),
         **_limits(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import clusters, jwt, listener, revocations, routes
+from atoll.gateway.xds import clusters, jwt, listener, revocations, routes, tracing
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -17,7 +17,11 @@ def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
     return {
         "ecds": [jwt.resource(gateway.issuer)],
         "revocations": [revocations.resource(gateway.ended_sessions)],
-        "cds": [clusters.resource(cluster) for cluster in gateway.clusters],
+        "cds": [*(clusters.resource(cluster) for cluster in gateway.clusters), *_collector(gateway)],
         "rds": [routes.resource(gateway)],
         "lds": [listener.resource(gateway, folders)],
     }
+
+
+def _collector(gateway: Gateway) -> list[Json]:
+    return [tracing.cluster(gateway.tracing)] if gateway.tracing else []
