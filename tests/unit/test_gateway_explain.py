@@ -98,6 +98,14 @@ def test_a_bad_token_is_told_with_what_is_wrong(token: str, code: str) -> None:
     assert (found.status, last(found).facts["code"]) == (401, code)
 
 
+def test_a_session_that_was_ended_is_told_though_its_token_is_good() -> None:
+    ended = replace(planned(), ended_sessions=(MINT.claims().sid,))
+
+    found = explain(ended, Question("GET", "/orders/42", MINT.token(), MINT.claims().iat, HEALTHY))
+
+    assert (found.status, last(found).facts["code"]) == (401, "session_ended")
+
+
 def test_without_keys_no_token_can_be_good() -> None:
     gateway = planned()
     keyless = replace(gateway, issuer=replace(gateway.issuer, keys=KeySet()))

@@ -156,6 +156,11 @@ def _allowed(gateway: Gateway, route: Route, question: Question) -> Iterator[Ste
         yield Step("token", True, "none is needed: the operation is public", {"public": True})
         return
     claims = _claims(gateway, question)
+    if claims.sid in gateway.ended_sessions:
+        ended = {**_facts(claims), "code": "session_ended"}
+        raise _Ended(
+            401, Step("token", False, f"the token is good, but {claims.sub} has ended the session {claims.sid}", ended)
+        )
     yield Step("token", True, _good(claims, question.now), _facts(claims))
     yield from _scope(route.token, claims)
 

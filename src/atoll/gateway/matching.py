@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from atoll.gateway.ir import Document, Gateway, MethodRefusal, Route
+from atoll.gateway.ir import Border, Document, Gateway, MethodRefusal, Route
 from atoll.gateway.paths import Path
 
 __all__ = ["NOT_FOUND", "Fallback", "Match", "NotFound", "matched", "normalized"]
@@ -73,14 +73,21 @@ def _without_dots(path: str) -> str:
 
 
 def matched(gateway: Gateway, method: str, path: str) -> Match:
-    """What a request for `path`, which is normalized, meets."""
+    """What a request for `path`, which is normalized, meets when it has no header that a route asks for."""
     for document in gateway.documents:
         if Path(document.path).matches(path):
             return document if method in _READ_ONLY else MethodRefusal(Path(document.path), _READ_ONLY)
     for entry in gateway.routes:
-        if entry.path.matches(path) and (isinstance(entry, MethodRefusal) or method in entry.methods):
+        if isinstance(entry, Border):
+            if Path(path).under(entry.prefix):
+                return NotFound(entry.prefix)
+        elif entry.path.matches(path) and (isinstance(entry, MethodRefusal) or _takes(entry, method)):
             return entry
     return _unowned(gateway, path)
+
+
+def _takes(route: Route, method: str) -> bool:
+    return method in route.methods and route.header is None
 
 
 def _unowned(gateway: Gateway, path: str) -> Fallback | NotFound:

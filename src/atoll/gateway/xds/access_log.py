@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atoll.gateway.xds import revocations
 from atoll.gateway.xds.typed import Json, typed_extension
 
 __all__ = ["FIELDS", "REASONS", "logger"]
@@ -25,6 +26,7 @@ REASONS = (
         "jwt_authn",
         "'token: ' + response.code_details.replace('jwt_authn_access_denied{', '').replace('_', ' ').replace('}', '')",
     ),
+    (f"rbac_access_denied_matched_policy[{revocations.POLICY}]", "'the session of the token was ended'"),
     ("rbac_", f"'the token lacks the scope ' + {_SCOPE}"),
     ("route_not_found", "'no operation has this path'"),
     ("direct_response", "response.code == 405 ? 'this path takes other methods' : 'no operation has this path'"),
