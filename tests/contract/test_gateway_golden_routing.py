@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from atoll.gateway.ir import Listener
+from msgspec.structs import replace
+
+from atoll.gateway.ir import Cors, Listener
 from atoll.gateway.known import Known
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
@@ -26,6 +28,17 @@ def _routes(what: Known) -> list[dict[str, Any]]:
     return [one for one in routes if "/openapi.json" not in str(one) and "/docs" not in str(one)]
 
 
+def _filters(what: Known) -> list[dict[str, Any]]:
+    """What is there beside those that are always there."""
+    plain = [one["name"] for one in _http_filters(Known(replace(what.system, cors=None, compression=False)))]
+    return [one for one in _http_filters(what) if one["name"] not in plain]
+
+
+def _http_filters(what: Known) -> list[dict[str, Any]]:
+    (manager,) = _rendered(what)["lds"][0]["filter_chains"][0]["filters"]
+    return list(manager["typed_config"]["http_filters"])
+
+
 def _check(name: str, resources: Any) -> None:
     check(f"xds/{name}.json", json.dumps(resources, indent=1, ensure_ascii=False) + "\n")
 
@@ -44,3 +57,25 @@ def test_retries() -> None:
     what = known(orders, replicas=(replica(orders, "orders-1", "127.0.0.1:2101"),))
 
     _check("retries", {"routes": _routes(what), "cluster": _rendered(what)["cds"][0]})
+
+
+CORS = Cors(("https://shop.example", "https://*.partner.example"), True, 600, ("authorization",), ("etag",))
+
+
+def test_cors() -> None:
+    orders = contract(
+        "orders",
+        {"/orders": {"get": {"operationId": "own", **PUBLIC}}, "/orders/own": {"options": {"operationId": "told", **PUBLIC}}},
+    )
+    what = known(orders, contract("legacy", {}), cors=CORS, fallback="legacy")
+    table = _rendered(what)["rds"][0]
+    everywhere = {name: value for name, value in table["virtual_hosts"][0].items() if name != "routes"}
+
+    _check("cors", {"filters": _filters(what), "everywhere": everywhere, "routes": _routes(what)})
+
+
+def test_compression() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "follow", **PUBLIC, "x-atoll-streaming": True}}})
+    what = known(orders, compression=True)
+
+    _check("compression", {"filters": _filters(what), "routes": _routes(what)})

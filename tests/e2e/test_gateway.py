@@ -105,10 +105,10 @@ def test_head_follows_get(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("DELETE", "/orders", "GET, HEAD, POST"),
-        ("POST", "/orders/7", "GET, HEAD, DELETE"),
-        ("DELETE", "/orders/search", "GET, HEAD"),
-        ("POST", "/openapi.json", "GET, HEAD"),
+        ("DELETE", "/orders", "GET, HEAD, POST, OPTIONS"),
+        ("POST", "/orders/7", "GET, HEAD, DELETE, OPTIONS"),
+        ("DELETE", "/orders/search", "GET, HEAD, OPTIONS"),
+        ("POST", "/openapi.json", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_another_method_is_405_and_told_which_there_are(shop: Shop, method: str, path: str, allow: str) -> None:

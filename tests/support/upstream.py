@@ -1,7 +1,8 @@
 """A tiny replica for gateway tests: says what it was asked, and misbehaves on demand.
 
-`python -m tests.support.upstream NAME PORT`. Query parameters: `status`, `delay_s`, `close` (the connection is cut instead
-of an answer). `POST /control/ready?value=0` makes its readiness fail.
+`python -m tests.support.upstream NAME PORT`. Query parameters: `status`, `delay_s`, `stream` (so many server-sent events),
+`size` (so many bytes, with `type`, and `header-NAME` for further headers). `POST /control/ready?value=0` makes its readiness
+fail.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Replica:
         if "stream" in query:
             await _stream(send, int(query["stream"]))
             return
+        if "size" in query:
+            await _bytes(send, query)
+            return
         answer = {
             "replica": self.name,
             "method": scope["method"],
@@ -55,6 +59,15 @@ async def _stream(send: Any, chunks: int) -> None:
         await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
         await _pause(0.05)
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _bytes(send: Any, query: dict[str, str]) -> None:
+    """A text that compresses well."""
+    body = (b'{"sku": "mug", "stock": 12}, ' * (int(query["size"]) // 29 + 1))[: int(query["size"])]
+    own = [(name[7:].encode(), value.encode()) for name, value in query.items() if name.startswith("header-")]
+    headers = [(b"content-type", query.get("type", "application/json").encode()), (b"content-length", b"%d" % len(body)), *own]
+    await send({"type": "http.response.start", "status": int(query.get("status", "200")), "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _body(receive: Any) -> bytes:

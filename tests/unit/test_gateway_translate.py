@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atoll.gateway.ir import PUBLIC, Border, Endpoint, Entry, Gateway, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import PUBLIC, Border, Endpoint, Entry, Gateway, Listener, MethodList, MethodRefusal, Route, TokenRule
 from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.translate import translate
 from atoll.registry.replica import Replica
@@ -25,13 +25,13 @@ def _routes(gateway: Gateway) -> dict[str, Route]:
 
 
 def _order(gateway: Gateway) -> list[str]:
-    return [_line(one) for one in gateway.routes]
+    return [_line(one) for one in gateway.routes if not isinstance(one, MethodList)]
 
 
 def _line(one: Entry) -> str:
     if isinstance(one, Border):
         return f"404 {one.prefix}"
-    return f"{'405' if isinstance(one, MethodRefusal) else '|'.join(one.methods)} {one.path}"
+    return f"{'|'.join(one.methods) if isinstance(one, Route) else '405'} {one.path}"
 
 
 def _endpoints(gateway: Gateway) -> dict[str, list[str]]:
@@ -76,7 +76,7 @@ def test_paths_that_differ_in_parameter_names_are_one() -> None:
 
     refusals = [one for one in _translate(known(orders)).routes if isinstance(one, MethodRefusal)]
 
-    assert [one.allow for one in refusals] == [("GET", "HEAD", "PUT")]
+    assert [one.allow for one in refusals] == [("GET", "HEAD", "PUT", "OPTIONS")]
 
 
 def test_an_operation_for_head_takes_it_from_get() -> None:
@@ -137,7 +137,7 @@ def test_an_idempotency_key_gives_a_change_a_route_of_its_own_before_the_other()
     operation = {"operationId": "place", "x-atoll-idempotent": True, "x-atoll-try-timeout-s": 2}
     orders = contract("orders", {"/orders": {"post": operation}})
 
-    keyed, plain, _refusal = _translate(known(orders)).routes
+    keyed, plain, _options, _refusal = _translate(known(orders)).routes
 
     assert isinstance(keyed, Route)
     assert isinstance(plain, Route)
@@ -184,15 +184,31 @@ def test_a_pattern_of_one_service_ends_at_the_prefix_of_another() -> None:
 
     table = _translate(known(home, orders, services=services)).routes
 
-    assert [
-        str(one.prefix if isinstance(one, Border) else one.path) for one in table if not isinstance(one, MethodRefusal)
-    ] == [
+    assert [str(one.prefix if isinstance(one, Border) else one.path) for one in table if isinstance(one, Border | Route)] == [
         "/about",
         "/orders/{id}",
         "/orders",
         "/{page}",
         "/{page}/{part}",
     ]
+
+
+def test_options_are_answered_by_the_gateway_unless_the_service_does() -> None:
+    orders = contract("orders", {"/orders": {"post": {}}, "/orders/own": {"get": {}, "options": {"security": []}}})
+
+    lists = [one for one in _translate(known(orders)).routes if isinstance(one, MethodList)]
+
+    assert [(str(one.path), one.allow, one.preflight) for one in lists] == [("/orders", ("POST", "OPTIONS"), False)]
+
+
+def test_an_operation_for_options_that_needs_a_token_leaves_preflights_to_the_gateway() -> None:
+    orders = contract("orders", {"/orders": {"options": {"security": [{"token": []}]}}})
+
+    preflights, own, _refusal = _translate(known(orders)).routes
+
+    assert isinstance(preflights, MethodList)
+    assert isinstance(own, Route)
+    assert preflights.preflight
 
 
 def test_a_simulator_has_no_routes() -> None:

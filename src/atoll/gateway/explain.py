@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from atoll.errors import AtollError, Outage
-from atoll.gateway.ir import Document, Gateway, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import Document, Gateway, MethodList, MethodRefusal, Route, TokenRule
 from atoll.gateway.matching import Fallback, Match, NotFound, matched, normalized
 from atoll.gateway.paths import Path
 from atoll.tokens.base64url import decoded
@@ -114,6 +114,9 @@ def _route(gateway: Gateway, found: Match, method: str, path: str) -> Step:
         case Fallback(cluster=cluster):
             says = f"no service owns this path, so {cluster} gets it, the fallback; tokens are its own business"
             return Step("route", True, says, {"name": f"{cluster}.fallback", "service": cluster, "cluster": cluster})
+        case MethodList(path=template, allow=allow):
+            says = f"the gateway answers OPTIONS itself: {template} takes {', '.join(allow)}"
+            raise _Ended(204, Step("route", True, says, {"path": str(template), "allow": list(allow)}))
         case MethodRefusal(path=template, allow=allow):
             says = f"{template} takes {', '.join(allow)}, not {method}"
             raise _Ended(405, Step("route", False, says, {"path": str(template), "allow": list(allow)}))

@@ -11,12 +11,14 @@ __all__ = [
     "PUBLIC",
     "Border",
     "Cluster",
+    "Cors",
     "Document",
     "Endpoint",
     "Entry",
     "Gateway",
     "Issuer",
     "Listener",
+    "MethodList",
     "MethodRefusal",
     "RetryBudget",
     "Route",
@@ -104,13 +106,33 @@ class MethodRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class MethodList:
+    """A path that is asked with OPTIONS: 204 with `Allow`, or what a preflight asks for. `preflight`: that one alone."""
+
+    path: Path
+    allow: tuple[str, ...]
+    preflight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Border:
     """Whatever is below this prefix and has not been matched before it is nobody's: 404."""
 
     prefix: str
 
 
-Entry = Route | MethodRefusal | Border
+Entry = Route | MethodList | MethodRefusal | Border
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Which pages of other origins may call. `headers` are those that they may send, `exposed` those that they may read."""
+
+    origins: tuple[str, ...]
+    credentials: bool
+    max_age_s: int
+    headers: tuple[str, ...]
+    exposed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +187,6 @@ class Gateway:
     ended_sessions: tuple[str, ...] = ()
     fallback: str | None = None
     tracing: Tracing | None = None
+    compression: bool = False
+    cors: Cors | None = None
     faults: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from atoll.errors import Malformed
-from atoll.gateway.ir import Endpoint
+from atoll.gateway.ir import Cors, Endpoint
 from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
 from atoll.tokens.keys import KeySet
@@ -48,6 +48,8 @@ class SystemEntry(msgspec.Struct, frozen=True):
     fallback: str | None = None
     otlp_endpoint: str = ""
     sampling: float = 0.0
+    compression: bool = False
+    cors: Cors | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from atoll.gateway.ir import Border, Document, Gateway, MethodRefusal, Route
+from atoll.gateway.ir import Border, Document, Entry, Gateway, MethodList, MethodRefusal, Route
 from atoll.gateway.paths import Path
 
 __all__ = ["NOT_FOUND", "Fallback", "Match", "NotFound", "matched", "normalized"]
@@ -40,7 +40,7 @@ class NotFound:
 
 NOT_FOUND = NotFound()
 
-Match = Route | MethodRefusal | Document | Fallback | NotFound
+Match = Route | MethodList | MethodRefusal | Document | Fallback | NotFound
 
 
 def normalized(path: str) -> str | None:
@@ -73,21 +73,35 @@ def _without_dots(path: str) -> str:
 
 
 def matched(gateway: Gateway, method: str, path: str) -> Match:
-    """What a request for `path`, which is normalized, meets when it has no header that a route asks for."""
+    """What a request for `path`, which is normalized, meets."""
     for document in gateway.documents:
         if Path(document.path).matches(path):
-            return document if method in _READ_ONLY else MethodRefusal(Path(document.path), _READ_ONLY)
+            return _of_document(document, method)
     for entry in gateway.routes:
-        if isinstance(entry, Border):
-            if Path(path).under(entry.prefix):
-                return NotFound(entry.prefix)
-        elif entry.path.matches(path) and (isinstance(entry, MethodRefusal) or _takes(entry, method)):
-            return entry
+        if (found := _met(entry, method, path)) is not None:
+            return found
     return _unowned(gateway, path)
 
 
-def _takes(route: Route, method: str) -> bool:
-    return method in route.methods and route.header is None
+def _of_document(document: Document, method: str) -> Match:
+    if method in _READ_ONLY:
+        return document
+    kind = MethodList if method == "OPTIONS" else MethodRefusal
+    return kind(Path(document.path), (*_READ_ONLY, "OPTIONS"))
+
+
+def _met(entry: Entry, method: str, path: str) -> Match | None:
+    """What the request is without further headers: no preflight, and no Idempotency-Key."""
+    match entry:
+        case Border(prefix):
+            return NotFound(prefix) if Path(path).under(prefix) else None
+        case Route(header=None, methods=methods) if method not in methods:
+            return None
+        case Route(header=str()) | MethodList(preflight=True):
+            return None
+        case MethodList() if method != "OPTIONS":
+            return None
+    return entry if entry.path.matches(path) else None
 
 
 def _unowned(gateway: Gateway, path: str) -> Fallback | NotFound:

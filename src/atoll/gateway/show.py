@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from atoll.gateway.ir import Cluster, Endpoint, Gateway, MethodRefusal, Route
+from atoll.gateway.ir import Cluster, Endpoint, Gateway, MethodList, MethodRefusal, Route
 from atoll.tokens.keys import KeySet
 
 __all__ = ["Health", "chosen", "plain", "text"]
@@ -72,8 +72,8 @@ def text(gateway: Gateway, health: Health, what: str | None = None) -> str:
 
 
 def _operations(gateway: Gateway) -> tuple[Any, ...]:
-    """Without the refusals: there is one for every path, and it says nothing that the path's methods don't."""
-    return tuple(route for route in gateway.routes if not isinstance(route, MethodRefusal))
+    """Without what answers other methods: that is there for every path, and says nothing that the path's methods don't."""
+    return tuple(route for route in gateway.routes if not isinstance(route, MethodList | MethodRefusal))
 
 
 def _settings(gateway: Gateway) -> Iterator[str]:

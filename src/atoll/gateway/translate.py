@@ -22,6 +22,7 @@ from atoll.gateway.ir import (
     Gateway,
     Issuer,
     Listener,
+    MethodList,
     MethodRefusal,
     Route,
     TokenRule,
@@ -31,6 +32,7 @@ from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.offers import Offer, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
+from atoll.gateway.paths import Path
 from atoll.registry.replica import Replica
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Operation
@@ -65,6 +67,8 @@ def translate(known: Known, listener: Listener) -> Gateway:
         ended_sessions=tuple(sorted(known.revocations.sessions)),
         fallback=system.fallback if system.fallback in clusters else None,
         tracing=_tracing(system, faults),
+        compression=system.compression,
+        cors=system.cors,
         faults=tuple(faults),
     )
 
@@ -164,9 +168,21 @@ def _with_refusals(routes: list[Route]) -> tuple[Entry, ...]:
     found: list[Entry] = []
     for _, group in groupby(routes, key=lambda route: route.path.shape):
         same = _explicit_head(list(group))
-        allow = sorted({method for route in same for method in route.methods}, key=order)
-        found += [*same, MethodRefusal(same[0].path, tuple(allow))]
+        path = same[0].path
+        allow = tuple(sorted({"OPTIONS", *(method for route in same for method in route.methods)}, key=order))
+        found += [*_preflights(same, path, allow), *same, *_options(same, path, allow), MethodRefusal(path, allow)]
     return tuple(found)
+
+
+def _options(routes: list[Route], path: Path, allow: tuple[str, ...]) -> list[MethodList]:
+    """The gateway answers OPTIONS unless the service does (RFC 9110 §9.3.7)."""
+    return [] if any("OPTIONS" in route.methods for route in routes) else [MethodList(path, allow)]
+
+
+def _preflights(routes: list[Route], path: Path, allow: tuple[str, ...]) -> list[MethodList]:
+    """An operation for OPTIONS that needs a token can't answer preflights: a browser sends none with them."""
+    guarded = any("OPTIONS" in route.methods and route.token.required for route in routes)
+    return [MethodList(path, allow, preflight=True)] if guarded else []
 
 
 def _with_borders(table: tuple[Entry, ...], system: SystemEntry) -> tuple[Entry, ...]:

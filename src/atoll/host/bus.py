@@ -200,6 +200,8 @@ def system_document(system: System) -> dict[str, Any]:
         "fallback": system.gateway.fallback,
         "otlp_endpoint": system.telemetry.otlp_endpoint,
         "sampling": system.telemetry.sampling,
+        "compression": system.gateway.compression,
+        "cors": None if system.gateway.cors is None else msgspec.to_builtins(system.gateway.cors),
         "services": {
             spec.name: {"kind": "service" if spec.name == AUTH else spec.kind, "prefix": spec.prefix} for spec in routed
         },

@@ -21,6 +21,7 @@ __all__ = [
     "MOST_REPLICAS",
     "AuthSpec",
     "BusSpec",
+    "CorsSpec",
     "GatewaySpec",
     "Secret",
     "ServiceSpec",
@@ -50,12 +51,25 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsSpec:
+    """Which pages of other origins may call. `headers` are those that they may send, `exposed` those that they may read."""
+
+    origins: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age_s: int = 600
+    headers: tuple[str, ...] = ("authorization", "content-type", "idempotency-key", "if-match", "if-none-match")
+    exposed: tuple[str, ...] = ("etag", "location", "retry-after", "x-request-id")
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """The one entry point. `public_url` is what clients type; the issuer of tokens is `public_url` + "/auth"."""
 
     port: int = 8080
     public_url: str = ""
     fallback: str | None = None
+    compression: bool = False
+    cors: CorsSpec | None = None
 
     @property
     def url(self) -> str:
@@ -217,6 +231,16 @@ def _scopes(value: Any) -> str:
     return "" if fits else f'must be a list of scopes, like ["orders:read"], not {_shown(value)}'
 
 
+def _each(pattern: str, meaning: str) -> Check:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        fits = isinstance(value, list) and all(isinstance(item, str) and compiled.fullmatch(item) for item in value)
+        return "" if fits else f"must be a list of {meaning}, not {_shown(value)}"
+
+    return check
+
+
 def _secret(value: Any) -> str:
     fits = isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str)
     return "" if fits else f'must be {{ secret = "name" }}, so that no file holds it, not {_shown(value)}'
@@ -252,8 +276,18 @@ _COLLECTOR = _matching(
 )
 _NAME = _matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _, beginning with a letter")
 _DAY_S = 86_400
-
-_GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME})
+_ORIGIN = r"[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9.-]+(:[0-9]+)?"
+_HEADER_NAME = r"[a-z0-9-]+"
+_CORS = _Table(
+    {
+        "origins": _each(rf"\*|{_ORIGIN}", "origins, like https://shop.example, https://*.shop.example or *"),
+        "credentials": _flag,
+        "max_age_s": _whole(0, _DAY_S),
+        "headers": _each(_HEADER_NAME, "header names in lower case"),
+        "exposed": _each(_HEADER_NAME, "header names in lower case"),
+    }
+)
+_GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME, "compression": _flag, "cors": _CORS})
 _BUS = _Table({"sync_always": _flag})
 _TELEMETRY = _Table({"otlp_endpoint": _COLLECTOR, "sampling": _number(0, 1)})
 _USER = _Table({"password": _text, "scopes": _scopes})
@@ -345,7 +379,7 @@ class _Reader:
         system = System(
             name=document["name"],
             folder=self.path.parent,
-            gateway=GatewaySpec(**{**document.get("gateway", {}), **overlay.get("gateway", {})}),
+            gateway=_gateway({**document.get("gateway", {}), **overlay.get("gateway", {})}),
             auth=_auth({**document.get("auth", {}), **overlay.get("auth", {})}),
             services=tuple(self.service(name, table) for name, table in services.items()),
             bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
@@ -411,7 +445,18 @@ class _Reader:
         if system.gateway.fallback and system.gateway.fallback not in names:
             hint = f"services here: {', '.join(sorted(names)) or 'none'}"
             raise self.mistake(("gateway", "fallback"), f"there is no service {system.gateway.fallback!r}", hint)
+        self.check_cors(system.gateway.cors)
         self.check_prefixes([spec for spec in system.services if spec.kind != "simulator"])
+
+    def check_cors(self, cors: CorsSpec | None) -> None:
+        if cors is None:
+            return
+        if not cors.origins:
+            hint = 'origins = ["https://shop.example"]'
+            raise self.mistake(("gateway", "cors"), "[gateway.cors] allows no origin anything", hint)
+        if cors.credentials and "*" in cors.origins:
+            detail = "every page of the internet could act with the cookies of whoever looks at it"
+            raise self.mistake(("gateway", "cors", "origins"), detail, "name the origins, or leave `credentials` out")
 
     def check_prefixes(self, routed: Sequence[ServiceSpec]) -> None:
         owners: dict[str, str] = {"/auth": "auth"}
@@ -425,6 +470,13 @@ class _Reader:
                 whose = other if other == "auth" else f"{other} already ({self.where(('services', other))})"
                 detail = f"{spec.name} can't have the prefix {spec.prefix}: it belongs to {whose}"
                 raise self.mistake(at, detail, "give one of them another prefix")
+
+
+def _gateway(table: Mapping[str, Any]) -> GatewaySpec:
+    cors: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.get("cors", {}).items()
+    }
+    return GatewaySpec(**{**table, "cors": CorsSpec(**cors) if "cors" in table else None})
 
 
 def _auth(table: Mapping[str, Any]) -> AuthSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import body_size, jwt, rbac, revocations, router
+from atoll.gateway.xds import body_size, compression, cors, jwt, rbac, revocations, router
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -13,6 +13,11 @@ __all__ = ["filters"]
 def filters(gateway: Gateway, folders: Folders) -> list[Json]:
     """Before all of these, headers that only the gateway may set are stripped (`early_headers`)."""
     return [
+        # Answers preflights before anybody asks for a token, and lets pages read errors too: what is refused behind it passes
+        # it on its way back.
+        *([cors.filter_()] if gateway.cors else []),
+        # Answers come back in the other order: what all others have added to them is compressed too.
+        *(compression.filters() if gateway.compression else []),
         # An oversize body is refused by its Content-Length, before anything is spent on its token.
         body_size.filter_(gateway.listener.body_limit_bytes),
         # Who is it? Puts the claims into metadata (for rbac) and into headers (for the service and the access log).

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.gateway.ir import PUBLIC, Border, Document, Entry, Gateway, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import PUBLIC, Border, Cors, Document, Entry, Gateway, MethodList, MethodRefusal, Route, TokenRule
 from atoll.gateway.paths import Path
-from atoll.gateway.xds import jwt, rbac
+from atoll.gateway.xds import compression, cors, jwt, rbac
 from atoll.gateway.xds.typed import Json, header, seconds, typed
 
 __all__ = ["NAME", "resource"]
@@ -30,30 +30,39 @@ def resource(gateway: Gateway) -> Json:
         max_direct_response_body_size_bytes=max(4096, longest),
         # Envoy adds it for clients from outside; services have x-forwarded-for.
         request_headers_to_remove=["x-envoy-external-address"],
-        virtual_hosts=[{"name": NAME, "domains": ["*"], "routes": _routes(gateway)}],
+        virtual_hosts=[{"name": NAME, "domains": ["*"], "routes": _routes(gateway), **_everywhere(gateway)}],
     )
 
 
+def _everywhere(gateway: Gateway) -> Json:
+    """What holds for all routes that say nothing else."""
+    if gateway.cors is None:
+        return {}
+    return {"typed_per_filter_config": {cors.NAME: cors.policy(gateway.cors)}, "response_headers_to_add": [cors.VARY]}
+
+
 def _routes(gateway: Gateway) -> list[Json]:
-    table = [entry for document in gateway.documents for entry in _document(document)]
-    table += [_entry(one) for one in gateway.routes]
+    table = [entry for document in gateway.documents for entry in _document(document, gateway.cors)]
+    table += [entry for one in gateway.routes for entry in _entries(one, gateway)]
     if gateway.fallback:
         table += [_border(prefix) for prefix in gateway.owned]
-        table.append(_fallback(gateway.fallback))
+        table.append(_fallback(gateway.fallback, gateway))
     return [*table, _not_found({"prefix": "/"})]
 
 
-def _entry(entry: Entry) -> Json:
+def _entries(entry: Entry, gateway: Gateway) -> list[Json]:
     match entry:
         case Route():
-            return _route(entry)
+            return [_route(entry, gateway)]
+        case MethodList():
+            return _options(entry, gateway.cors)
         case MethodRefusal():
-            return _refusal(entry)
+            return [_refusal(entry)]
         case Border(prefix):
-            return _border(prefix)
+            return [_border(prefix)]
 
 
-def _route(route: Route) -> Json:
+def _route(route: Route, gateway: Gateway) -> Json:
     return {
         "name": route.name,
         "match": {**_match(route.path), "headers": _conditions(route)},
@@ -63,8 +72,16 @@ def _route(route: Route) -> Json:
             **_times(route.timeout_s),
             "retry_policy": _retries(route.repeatable, route.try_timeout_s),
         },
-        "typed_per_filter_config": _filters(route.token),
+        "typed_per_filter_config": {**_filters(route.token), **_passed_as_it_is(route, gateway)},
     }
+
+
+def _passed_as_it_is(route: Route, gateway: Gateway) -> dict[str, Any]:
+    """A stream's pieces don't wait for each other, and a service that answers OPTIONS to anybody answers preflights itself."""
+    found = compression.off() if gateway.compression and route.timeout_s is None else {}
+    if gateway.cors and route.methods == ("OPTIONS",) and not route.token.required:
+        found[cors.NAME] = cors.off()
+    return found
 
 
 def _match(path: Path) -> Json:
@@ -133,8 +150,27 @@ def _refusal(refusal: MethodRefusal) -> Json:
     }
 
 
-def _document(document: Document) -> list[Json]:
-    path = Path(document.path)
+def _options(options: MethodList, policy: Cors | None) -> list[Json]:
+    """For preflights of allowed origins, and for everybody else."""
+    asked = [_methods(("OPTIONS",))]
+    found = [] if options.preflight else [_told(options, asked, [])]
+    if policy:
+        preflight = [*asked, {"name": "access-control-request-method", "present_match": True}, cors.from_allowed(policy)]
+        found = [_told(options, preflight, cors.preflight(policy, options.allow)), *found]
+    return found
+
+
+def _told(options: MethodList, conditions: list[Json], headers: list[Json]) -> Json:
+    return {
+        "match": {**_match(options.path), "headers": conditions},
+        "direct_response": {"status": 204},
+        "response_headers_to_add": [header("allow", ", ".join(options.allow)), *headers],
+        "typed_per_filter_config": _filters(PUBLIC),
+    }
+
+
+def _document(document: Document, policy: Cors | None) -> list[Json]:
+    path, allow = Path(document.path), ("GET", "HEAD", "OPTIONS")
     entry = {
         "name": f"gateway{document.path}",
         "match": {**_match(path), "headers": [_methods(("GET", "HEAD"))]},
@@ -145,16 +181,21 @@ def _document(document: Document) -> list[Json]:
         ],
         "typed_per_filter_config": _filters(PUBLIC),
     }
-    return [entry, _refusal(MethodRefusal(path, ("GET", "HEAD")))]
+    return [entry, *_options(MethodList(path, allow), policy), _refusal(MethodRefusal(path, allow))]
 
 
-def _fallback(cluster: str) -> Json:
-    """Another program's paths: it checks tokens itself, and nothing that may have reached it is repeated."""
+def _fallback(cluster: str, gateway: Gateway) -> Json:
+    """Another program's paths: it checks tokens and origins itself, nothing that may have reached it is repeated, and its
+    answers are not touched.
+    """
+    untouched = compression.off() if gateway.compression else {}
+    if gateway.cors:
+        untouched[cors.NAME] = cors.off()
     return {
         "name": f"{cluster}.fallback",
         "match": {"prefix": "/"},
         "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False)},
-        "typed_per_filter_config": _filters(PUBLIC),
+        "typed_per_filter_config": {**_filters(PUBLIC), **untouched},
     }
 
 
