@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from atoll.gateway.ir import Document, Gateway, MethodRefusal, Route
+from atoll.gateway.ir import Document, Gateway, MethodList, MethodRefusal, Route
 from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.matching import Fallback, NotFound, matched, normalized
 from atoll.gateway.translate import translate
@@ -107,7 +107,7 @@ async def test_explained_is_what_envoy_does(tmp_path: Path, what: Known) -> None
     ]
     assert not wrong, "\n".join(map(str, wrong))
     kinds = {explained(planned, method, path)[0] for method, path in asked}
-    assert kinds == {"refused", "405", "404", "operation"}, "or this would prove little"
+    assert kinds == {"refused", "204", "405", "404", "operation"}, "or this would prove little"
 
 
 def enough(rig: Rig, count: int) -> list[dict[str, str]]:
@@ -125,8 +125,8 @@ def ask(rig: Rig, method: str, path: str) -> tuple[int, str, str]:
 
 
 def done(status: int, allow: str, operation: str | None) -> tuple[str, str]:
-    if status == 405:
-        return "405", allow
+    if status in (204, 405):
+        return str(status), allow
     if operation:
         return "operation", operation
     return ("refused", "") if status == 400 else (str(status), "")
@@ -143,6 +143,8 @@ def explained(planned: Gateway, method: str, path: str) -> tuple[str, str]:
             return "operation", f"gateway{own}"
         case Fallback(cluster=cluster):
             return "operation", f"{cluster}.fallback"
+        case MethodList(allow=allow):
+            return "204", ", ".join(allow)
         case MethodRefusal(allow=allow):
             return "405", ", ".join(allow)
         case NotFound():

@@ -11,6 +11,7 @@ from atoll.gateway.explain import Explanation, Question, Step, explain
 from atoll.gateway.ir import Gateway, Listener
 from atoll.gateway.known import ServiceEntry
 from atoll.gateway.translate import translate
+from atoll.tokens import sign
 from atoll.tokens.keys import KeySet
 from tests.support.gateway import contract, known, replica
 from tests.support.tokens import Mint
@@ -46,7 +47,8 @@ def last(found: Explanation) -> Step:
 
 
 def test_a_request_that_would_pass_names_route_token_scope_and_replicas() -> None:
-    found = asked("GET", "/orders/42", MINT.token("ada"))
+    claims = MINT.claims("ada")
+    found = asked("GET", "/orders/42", sign(claims, MINT.key), now=claims.iat)
 
     assert found.status is None
     assert [step.what for step in found.steps] == ["route", "token", "scope", "replicas"]
@@ -118,7 +120,7 @@ def test_without_keys_no_token_can_be_good() -> None:
 def test_another_method_says_which_there_are() -> None:
     found = asked("DELETE", "/orders")
 
-    assert (found.status, last(found).says) == (405, "/orders takes GET, HEAD, POST, not DELETE")
+    assert (found.status, last(found).says) == (405, "/orders takes GET, HEAD, POST, OPTIONS, not DELETE")
 
 
 def test_a_path_that_is_nobodys_names_the_nearest() -> None:
