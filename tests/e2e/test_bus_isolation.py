@@ -291,3 +291,24 @@ async def test_a_wrong_password_stays_outside(bus: ProvisionedBus) -> None:
     with pytest.raises(BusOutage, match="Authorization Violation"):
         await stranger.publish([Message("event.payments.payment_due.0", b"", b"x")])
     await stranger.close()
+
+
+async def test_a_gateway_writes_its_own_registry_keys_and_nothing_else(bus: ProvisionedBus) -> None:
+    refusals: list[str] = []
+
+    async def note(error: Exception) -> None:
+        refusals.append(str(error).lower())
+
+    def refused(subject: str) -> bool:
+        return any("permissions violation" in each and subject.lower() in each for each in refusals)
+
+    client = await nats.connect(bus.url("gateway"), inbox_prefix=b"_INBOX_gateway", error_cb=note, allow_reconnect=False)
+    try:
+        assert json.loads((await client.request("$KV.registry.gateway.one", b"here", timeout=5)).data)["seq"]
+        others = ("$KV.registry.orders.orders-1", "$KV.contracts.system", "keys.set", ORDER, "$JS.API.STREAM.DELETE.keys")
+        for subject in others:
+            await client.publish(subject, b"evil")
+        await client.flush()
+        await until(lambda: all(refused(subject) for subject in others))
+    finally:
+        await client.close()

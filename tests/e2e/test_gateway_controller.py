@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ NEWER = contract(
         "/orders/new": {"get": {"security": []}},
     },
 )
+LIMITED = contract("orders", {"/orders": {"get": {"security": [], "x-atoll-rate-limit": "8/h"}}})
 AUTH = contract("auth", {"/auth/me": {"get": {"security": [{"token": []}]}}})
 SYSTEM = {
     "name": "shop",
@@ -148,6 +149,18 @@ def _controller(rig: Rig, bus_url: str) -> Process:
     return Process.start(Command("controller", arguments, ROOT, rig.root / "controller.log", environment))
 
 
+@asynccontextmanager
+async def _another_gateway(world: World) -> AsyncIterator[World]:
+    """A second Envoy with a second controller, on the same bus."""
+    start = Known(SystemEntry("shop", "http://localhost:8080", MINT.issuer, MINT.audience))
+    async with gateway(world.folder / "second", start) as rig:
+        controller = _controller(rig, world.admin.server.url("gateway", "pw-gateway"))
+        try:
+            yield World(world.folder, rig, world.admin, world.bus, controller, world.http)
+        finally:
+            controller.kill()
+
+
 def _get(world: World) -> Any:
     return lambda http: http.get(world.rig.url + "/orders")
 
@@ -207,6 +220,7 @@ async def test_traffic_goes_on_without_controller_and_bus_and_nothing_is_forgott
     await world.announce(ORDERS, AUTH)
     async with upstreams(world.folder, "orders-1", "orders-2") as (one, two):
         await world.register(ORDERS, "orders-1", one)
+        await world.until_applied(one)
         await world.until_status(200, "/orders")
         async with load(_get(world)) as traffic:
             world.controller.kill()
@@ -260,3 +274,45 @@ async def test_sigterm_ends_the_controller_and_leaves_envoy_alone(world: World) 
     await until(lambda: not world.controller.running)
 
     assert await world.status("/orders") == 503
+
+
+async def test_two_gateways_together_let_a_client_do_what_one_would(world: World) -> None:
+    await world.announce(LIMITED, AUTH)
+    async with upstreams(world.folder, "orders-1") as (one,), _another_gateway(world) as second:
+        await world.register(LIMITED, "orders-1", one)
+        both = (world, second)
+        for gateway_ in both:
+            await gateway_.until_applied(one)
+        await until(lambda: all(gateway_.applied["gateways"] == 2 for gateway_ in both), what="two gateways")
+
+        statuses = [await gateway_.status("/orders") for _ in range(8) for gateway_ in both]
+
+        assert statuses == [200] * 8 + [429] * 8
+
+
+async def test_a_limit_outlives_the_controller_and_the_other_gateway(world: World) -> None:
+    await world.announce(LIMITED, AUTH)
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.register(LIMITED, "orders-1", one)
+        await world.until_applied(one)
+        assert [await world.status("/orders") for _ in range(9)] == [200] * 8 + [429]
+        async with _another_gateway(world):
+            await until(lambda: world.applied["gateways"] == 2)
+            world.controller.kill()
+            version = world.applied["version"]
+            world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
+            await until(lambda: world.applied["version"] > version)
+            assert await world.status("/orders") == 429
+        await _forget_others(world)
+        await until(lambda: world.applied["gateways"] == 1)
+
+        assert await world.status("/orders") == 429
+
+
+async def _forget_others(world: World) -> None:
+    """As who operates the system does after it has taken a gateway away for good."""
+    async with world.as_user("gateway") as bus:
+        entries = await bus.latest(nats.REGISTRY, "$KV.registry.gateway.>")
+        others = [one.subject for one in entries if str(world.rig.listener.port) not in one.subject]
+        for subject in others:
+            await bus.request(subject, b"", b"KV-Operation: DEL\r\n")

@@ -126,7 +126,7 @@ def test_the_page_has_the_variables_of_the_gateways_controller() -> None:
     asked = Asked(dict.fromkeys(variables("## The gateway's controller"), "1:1") | {"ATOLL_GATEWAY_PORT": "8080"})
     controller.Environment.read(asked)
     assert variables("## The gateway's controller") == asked.names
-    assert required("## The gateway's controller") == asked.names - {"ATOLL_GATEWAY_HOST"}
+    assert required("## The gateway's controller") == asked.names - {"ATOLL_GATEWAY_HOST", "ATOLL_GATEWAY_NAME"}
 
 
 def test_the_page_has_every_variable_that_the_code_names() -> None:

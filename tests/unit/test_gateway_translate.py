@@ -111,12 +111,47 @@ def test_the_gateway_waits_longer_than_the_handler_may_take(operation: dict[str,
     assert _routes(_translate(known(orders)))["orders.own"].timeout_s == timeout_s
 
 
-def test_the_body_limit_is_that_of_the_most_generous_operation() -> None:
-    small = contract("orders", {"/orders": {"post": {"x-atoll-body-limit-bytes": 1000}}})
-    large = contract("files", {"/files": {"post": {"x-atoll-body-limit-bytes": 50_000_000}}})
+def test_an_operation_takes_the_body_it_says_and_a_mounted_application_what_the_manifest_says() -> None:
+    paths: dict[str, Any] = {
+        "/orders": {"post": {"operationId": "silent"}},
+        "/orders/small": {"post": {"operationId": "small", "x-atoll-body-limit-bytes": 1000}},
+        "/orders/app": {"post": {"operationId": "app", "x-atoll-streaming": True}},
+    }
 
-    assert _translate(known(small)).listener.body_limit_bytes == 1_048_576
-    assert _translate(known(small, large)).listener.body_limit_bytes == 50_000_000
+    made = _translate(known(contract("orders", paths), body_limit_bytes=50_000_000))
+
+    limits = {name: route.body_limit_bytes for name, route in _routes(made).items()}
+    assert limits == {"orders.silent": 1_048_576, "orders.small": 1000, "orders.app": 50_000_000}
+    assert made.listener.body_limit_bytes == 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("media_types", "limit_bytes", "whole"),
+    [
+        (["application/json"], 1_048_576, True),
+        (["application/x-www-form-urlencoded"], 1000, True),
+        (["application/json"], 1_048_577, False),
+        (["application/json", "multipart/form-data"], 1000, False),
+        (["*/*"], 1000, False),
+        ([], 1000, False),
+    ],
+)
+def test_only_bodies_that_are_read_whole_anyway_and_are_not_large_are_kept(
+    media_types: list[str], limit_bytes: int, whole: bool
+) -> None:
+    body: dict[str, Any] = {"content": {media_type: {"schema": {}} for media_type in media_types}}
+    post = {"operationId": "place", "requestBody": body, "x-atoll-body-limit-bytes": limit_bytes}
+
+    made = _translate(known(contract("orders", {"/orders": {"post": post}})))
+
+    assert _routes(made)["orders.place"].whole_body is whole
+
+
+def test_a_rate_limit_that_nobody_can_read_does_not_hold_and_is_told() -> None:
+    made = _translate(known(rate_limit="often", address_rate_limit="7/s"))
+
+    assert (made.limits.client, str(made.limits.address)) == (None, "7/s")
+    assert [fault for fault in made.faults if "'often'" in fault]
 
 
 def test_only_get_and_head_are_repeated_after_they_were_sent() -> None:

@@ -89,12 +89,12 @@ def test_a_contract_reads_back_what_was_declared() -> None:
     assert (contract.service, contract.database) == ("orders", "sqlite")
     assert contract.operations == (
         Operation("own_orders", "GET", "/orders", scope="orders:read"),
-        Operation("place_order", "POST", "/orders", scope="orders:write", idempotent=True),
+        Operation("place_order", "POST", "/orders", scope="orders:write", idempotent=True, whole_body=True),
         Operation("invoice", "GET", "/orders/invoices/{file:path}", public=True),
         Operation("own_order", "GET", "/orders/{id}", timeout_s=2.5),
         Operation("attach", "POST", "/orders/{id}/files"),
         Operation("follow", "GET", "/orders/{id}/stream", public=True, streaming=True),
-        Operation("sign", "POST", "/orders/{id}/signature", public=True),
+        Operation("sign", "POST", "/orders/{id}/signature", public=True, whole_body=True),
     )
     assert [(one.name, one.key, one.partitions) for one in contract.publishes] == [
         ("order_placed", "order_id", 1),

@@ -26,7 +26,7 @@ from atoll import (
     Transaction,
 )
 from atoll.errors import SystemMistake
-from atoll.service.operations import From
+from atoll.service.operations import From, Operation
 
 
 class NewOrder(msgspec.Struct):
@@ -362,3 +362,13 @@ def test_a_path_that_is_none_is_refused(path: str) -> None:
 @pytest.mark.parametrize("name", ["Orders", "my-orders", "1st", "", "a" * 41])
 def test_a_service_name_is_a_package_name(name: str) -> None:
     assert "is no name for a service" in mistake(lambda: Service(name)).detail
+
+
+def test_a_rate_limit_is_read_and_one_that_is_none_names_its_line() -> None:
+    async def place() -> None: ...
+
+    assert str(Operation.derive("POST", "/orders", place, {"rate_limit": "10/min"}).rate_limit) == "10/min"
+    for wrong in ("10", "10/d", "0/s", "1.5/s", "10001/s", "often", "-1/s", " 1/s"):
+        with pytest.raises(SystemMistake, match=r'a rate like "10/s"') as caught:
+            Operation.derive("POST", "/orders", place, {"rate_limit": wrong})
+        assert caught.value.where.startswith(__file__)

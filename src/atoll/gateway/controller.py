@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,10 +28,11 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.files import digest, write, write_initial, write_listener
 from atoll.gateway.ir import Endpoint, Gateway, Listener
-from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.known import GATEWAY, Known, Replica, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
+from atoll.registry.announcement import Announcement
 from atoll.registry.replica import removal
 
 __all__ = ["Controller", "Environment", "run"]
@@ -48,17 +51,19 @@ _NOBODY = SystemEntry(name="", public_url="", issuer="nobody", audience="nobody"
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Read once, at start."""
+    """Read once, at start. `name` tells one gateway from another; the same for every controller of one Envoy."""
 
     bus_url: str
     root: Path
     listener: Listener
     admin: Endpoint
+    name: str
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Environment:
         """From ATOLL_BUS_URL, ATOLL_GATEWAY_DIR, ATOLL_GATEWAY_PORT, ATOLL_ENVOY_ADMIN (host:port) and, optionally,
-        ATOLL_GATEWAY_HOST (127.0.0.1). Raises SystemMistake that names what is missing or wrong.
+        ATOLL_GATEWAY_HOST (127.0.0.1) and ATOLL_GATEWAY_NAME (host name and port). Raises SystemMistake that names what
+        is missing or wrong.
         """
         try:
             return cls(
@@ -66,11 +71,17 @@ class Environment:
                 root=Path(env["ATOLL_GATEWAY_DIR"]).absolute(),
                 listener=Listener(env.get("ATOLL_GATEWAY_HOST", "127.0.0.1"), int(env["ATOLL_GATEWAY_PORT"])),
                 admin=Endpoint.parse(env["ATOLL_ENVOY_ADMIN"]),
+                name=_key(env.get("ATOLL_GATEWAY_NAME") or f"{socket.gethostname()}-{env['ATOLL_GATEWAY_PORT']}"),
             )
         except KeyError as missing:
             raise SystemMistake(f"{missing.args[0]} is not set", hint="`atoll up` sets it") from None
         except ValueError as error:
             raise SystemMistake(f"ATOLL_GATEWAY_PORT or ATOLL_ENVOY_ADMIN: {error}") from None
+
+
+def _key(name: str) -> str:
+    """One word of a subject."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)
 
 
 class Controller:
@@ -86,6 +97,8 @@ class Controller:
         self._changed = asyncio.Event()
         self._live: set[str] = set()
         self._snapshots: asyncio.Task[None] | None = None
+        # Never withdrawn: this process may end and Envoy go on, which is what counts.
+        self._announcement = Announcement(bus, _entry(environment))
 
     async def run(self) -> None:
         endings = [self._bus.subscribe(subjects, self._receive_live) for _, subjects, _ in (_REGISTRY, _CONTRACTS, _KEYS)]
@@ -93,10 +106,12 @@ class Controller:
         self._changed.set()
         try:
             await self._bus.start()
+            await self._announcement.start()
             await self._follow()
         finally:
             for end in endings:
                 end()
+            await self._announcement.stop()
             if self._snapshots:
                 self._snapshots.cancel()
 
@@ -172,6 +187,11 @@ class Controller:
         self._changed.set()
 
 
+def _entry(environment: Environment) -> Replica:
+    listener = environment.listener
+    return Replica(GATEWAY, environment.name, str(Endpoint(listener.host, listener.port)))
+
+
 class _Report:
     """`applied.json`: what Envoy uses, for the host. `error` tells why something newer is not in use."""
 
@@ -191,6 +211,7 @@ class _Report:
             endpoints={name: [str(one) for one in cluster.endpoints] for name, cluster in services.items()},
             routes=digest([str(route) for route in gateway.routes]),
             keys=[key.kid for key in gateway.issuer.keys.keys],
+            gateways=gateway.limits.gateways,
             faults=list(gateway.faults),
             error=None,
         )

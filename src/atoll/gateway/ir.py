@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from atoll.gateway.paths import Path
+from atoll.system.contract import BODY_LIMIT_BYTES
+from atoll.system.rates import Rate
 from atoll.tokens.keys import KeySet
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Entry",
     "Gateway",
     "Issuer",
+    "Limits",
     "Listener",
     "MethodList",
     "MethodRefusal",
@@ -83,6 +86,9 @@ PUBLIC = TokenRule(required=False)
 class Route:
     """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent, and
     is after `try_timeout_s` without an answer. With `header`, only requests that carry it take this route.
+
+    `rate_limit` is each client's: the token's subject, or the address where no token is needed. A body is at most
+    `body_limit_bytes`; `whole_body`: it is sent on when all of it is here.
     """
 
     name: str
@@ -95,6 +101,9 @@ class Route:
     repeatable: bool
     try_timeout_s: float | None = None
     header: str | None = None
+    rate_limit: Rate | None = None
+    body_limit_bytes: int = BODY_LIMIT_BYTES
+    whole_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +165,23 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where clients arrive. `body_limit_bytes` holds for every request; services may take less."""
+    """Where clients arrive. `body_limit_bytes` is what a request may carry that is for no operation, or for a
+    mounted application."""
 
     host: str
     port: int
-    body_limit_bytes: int = 1_048_576
+    body_limit_bytes: int = BODY_LIMIT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`client`: what one client may ask over all operations; `address`: what one address may, counted before its tokens are
+    looked at. Each of so many `gateways` gives its share of every rate, of operations too.
+    """
+
+    client: Rate | None = None
+    address: Rate | None = None
+    gateways: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +204,7 @@ class Gateway:
     routes: tuple[Entry, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     documents: tuple[Document, ...] = ()
+    limits: Limits = Limits()
     owned: tuple[str, ...] = ()
     ended_sessions: tuple[str, ...] = ()
     fallback: str | None = None

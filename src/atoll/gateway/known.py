@@ -20,10 +20,12 @@ from atoll.system.contract import Contract
 from atoll.tokens.keys import KeySet
 from atoll.tokens.revocations import Revocations
 
-__all__ = ["STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
+__all__ = ["GATEWAY", "STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
 
 # A replica whose last heartbeat is this much older than the newest one of all has gone without a word.
 STALE_S = 30.0
+# Gateways are in the registry under this name, which no service can have.
+GATEWAY = "gateway"
 
 
 class ServiceEntry(msgspec.Struct, frozen=True):
@@ -37,7 +39,8 @@ class ServiceEntry(msgspec.Struct, frozen=True):
 class SystemEntry(msgspec.Struct, frozen=True):
     """The document `system` in the bucket `contracts`, written by provision. `fallback` names a service.
 
-    `sampling` is the share of requests whose traces go to `otlp_endpoint`, "" for none.
+    `sampling` is the share of requests whose traces go to `otlp_endpoint`, "" for none. `rate_limit` is a client's over all
+    operations, `address_rate_limit` an address's, whoever asks.
     """
 
     name: str
@@ -50,6 +53,9 @@ class SystemEntry(msgspec.Struct, frozen=True):
     sampling: float = 0.0
     compression: bool = False
     cors: Cors | None = None
+    rate_limit: str | None = None
+    address_rate_limit: str | None = None
+    body_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,11 @@ class Known:
         newest = max((entry.beat for entry in self.replicas.values()), default=0.0)
         heard = [(max(entry.beat, self.listening_since), entry) for _, entry in sorted(self.replicas.items())]
         return tuple(entry for beat, entry in heard if newest - beat <= STALE_S)
+
+    @property
+    def gateways(self) -> int:
+        """How many gateways there are. At least one: whoever asks."""
+        return max(1, sum(one.service == GATEWAY for one in self.present))
 
     @property
     def view(self) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from atoll.gateway.ir import (
     Entry,
     Gateway,
     Issuer,
+    Limits,
     Listener,
     MethodList,
     MethodRefusal,
@@ -35,7 +36,8 @@ from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
 from atoll.registry.replica import Replica
 from atoll.system.budgets import BUDGETS
-from atoll.system.contract import Operation
+from atoll.system.contract import BODY_LIMIT_BYTES, Operation
+from atoll.system.rates import Rate
 
 __all__ = ["translate"]
 
@@ -44,25 +46,29 @@ _IDEMPOTENCY_KEY = "idempotency-key"
 _HEALTH = "/health"
 _PORT = re.compile(r":\d+$")
 _OTLP_PORT = 4318
+# Larger bodies pass as they come: the gateway's memory is for everybody.
+_KEPT_BYTES = 1 << 20
 
 
 def translate(known: Known, listener: Listener) -> Gateway:
     """The gateway for `known`. What can't be used is left out and told in `faults`; nothing raises."""
     faults: list[str] = []
+    listener = replace(listener, body_limit_bytes=known.system.body_limit_bytes or listener.body_limit_bytes)
     offered = offers(known, faults)
     clusters: dict[str, Cluster] = {name: _whole(known, name) for name in routed(known.system)}
     routes = []
     for offer in offered:
         cluster = _cluster(known, offer)
         clusters.setdefault(cluster.name, cluster)
-        routes += _routes(offer, cluster.name)
+        routes += _routes(offer, cluster.name, listener)
     system = known.system
     return Gateway(
-        listener=_roomy(listener, offered),
+        listener=listener,
         issuer=Issuer(system.issuer, system.audience, known.keys),
         routes=_with_borders(_with_refusals(routes), system),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=_documents(system, offered, faults),
+        limits=_limits(known, faults),
         owned=_owned(system),
         ended_sessions=tuple(sorted(known.revocations.sessions)),
         fallback=system.fallback if system.fallback in clusters else None,
@@ -94,10 +100,18 @@ def _tracing(system: SystemEntry, faults: list[str]) -> Tracing | None:
     return Tracing(collector, min(1.0, max(0.0, system.sampling)))
 
 
-def _roomy(listener: Listener, offered: Iterable[Offer]) -> Listener:
-    """The limit is one for all paths: what the most generous operation takes. Services hold each operation to its own."""
-    limits = (offer.operation.body_limit_bytes or 0 for offer in offered)
-    return replace(listener, body_limit_bytes=max(listener.body_limit_bytes, *limits, 0))
+def _limits(known: Known, faults: list[str]) -> Limits:
+    client, address = known.system.rate_limit, known.system.address_rate_limit
+    return Limits(_rate(client, faults), _rate(address, faults), known.gateways)
+
+
+def _rate(text: str | None, faults: list[str]) -> Rate | None:
+    """The manifest was checked when it was read; whoever writes into the bucket by hand is told."""
+    try:
+        return Rate.parse(text) if text else None
+    except ValueError as error:
+        faults.append(f"system: a rate limit does not hold: {error}")
+        return None
 
 
 def _owned(system: SystemEntry) -> tuple[str, ...]:
@@ -127,17 +141,18 @@ def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
     return tuple(sorted({Endpoint.parse(one.address) for one in replicas}))
 
 
-def _routes(offer: Offer, cluster: str) -> list[Route]:
+def _routes(offer: Offer, cluster: str, listener: Listener) -> list[Route]:
     """One, or two where only a request with an Idempotency-Key may be repeated: the one with the key comes first."""
-    route = _route(offer, cluster)
+    route = _route(offer, cluster, listener)
     if route.repeatable or not offer.operation.idempotent:
         return [route]
     keyed = replace(route, repeatable=True, try_timeout_s=offer.operation.try_timeout_s, header=_IDEMPOTENCY_KEY)
     return [keyed, route]
 
 
-def _route(offer: Offer, cluster: str) -> Route:
+def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
     operation = offer.operation
+    body_limit_bytes = operation.body_limit_bytes or (listener.body_limit_bytes if operation.streaming else BODY_LIMIT_BYTES)
     # HEAD follows GET (RFC 9110 §9.3.2).
     methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
     repeatable = operation.repeatable or _SAFE.issuperset(methods)
@@ -151,6 +166,9 @@ def _route(offer: Offer, cluster: str) -> Route:
         timeout_s=_timeout_s(operation),
         repeatable=repeatable,
         try_timeout_s=operation.try_timeout_s if repeatable else None,
+        rate_limit=operation.rate_limit,
+        body_limit_bytes=body_limit_bytes,
+        whole_body=operation.whole_body and body_limit_bytes <= _KEPT_BYTES,
     )
 
 

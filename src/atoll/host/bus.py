@@ -202,6 +202,9 @@ def system_document(system: System) -> dict[str, Any]:
         "sampling": system.telemetry.sampling,
         "compression": system.gateway.compression,
         "cors": None if system.gateway.cors is None else msgspec.to_builtins(system.gateway.cors),
+        "rate_limit": system.gateway.rate_limit,
+        "address_rate_limit": system.gateway.address_rate_limit,
+        "body_limit_bytes": system.gateway.body_limit_bytes,
         "services": {
             spec.name: {"kind": "service" if spec.name == AUTH else spec.kind, "prefix": spec.prefix} for spec in routed
         },

@@ -99,7 +99,8 @@ def _service_account(plan: BusPlan, service: BusService, passwords: Mapping[str,
 
 def _platform_account(plan: BusPlan, passwords: Mapping[str, str]) -> dict[str, Any]:
     allowed = {
-        "publish": [f"{_DIRECT}.{stream}" for stream in (REGISTRY, CONTRACTS, KEYS)],
+        # Beside reading, a gateway says that it is there, so that several can share what a client may ask.
+        "publish": [*(f"{_DIRECT}.{stream}" for stream in (REGISTRY, CONTRACTS, KEYS)), *_own_registry_keys(GATEWAY)],
         "subscribe": [f"_INBOX_{GATEWAY}.>", "$KV.registry.>", "$KV.contracts.>", "keys.>"],
     }
     exports = [

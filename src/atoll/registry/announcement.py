@@ -50,14 +50,18 @@ class Announcement:
         self._end_listening = self._bus.on_connected(self._wake.set)
         self._task = asyncio.create_task(self._go_on(), name=f"registry {self.replica.key}")
 
-    async def withdraw(self, timeout_s: float = 1.0) -> None:
-        """Ends the announcement and removes the entry, if it is still this process's. Never raises: the bus may be down."""
+    async def stop(self) -> None:
+        """Ends the announcement; the entry stays."""
         self._end_listening()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+
+    async def withdraw(self, timeout_s: float = 1.0) -> None:
+        """Ends the announcement and removes the entry, if it is still this process's. Never raises: the bus may be down."""
+        await self.stop()
         if self.superseded or self._sequence is None:
             return
         with contextlib.suppress(BusOutage):

@@ -98,6 +98,8 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         described["x-atoll-body-limit-bytes"] = operation.body_limit_bytes
     if operation.idempotency_key != "ignored":
         described["x-atoll-idempotent"] = True
+    if operation.rate_limit is not None:
+        described["x-atoll-rate-limit"] = str(operation.rate_limit)
     return described
 
 
@@ -225,6 +227,8 @@ def _problems(operation: Operation) -> Mapping[int, set[str]]:
         found.setdefault(401, set()).add("token_missing")
     if operation.scope:
         found.setdefault(403, set()).add("forbidden")
+    if operation.rate_limit:
+        found.setdefault(429, set()).add("too_many_requests")
     sources = {one.source for one in operation.arguments}
     if sources & {From.BODY, From.FORM, From.FILE}:
         found.setdefault(400, set()).add("malformed")

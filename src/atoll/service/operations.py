@@ -23,11 +23,23 @@ from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
 from atoll.service.principal import Principal
 from atoll.service.settings import Settings
 from atoll.system.budgets import BUDGETS
+from atoll.system.contract import BODY_LIMIT_BYTES
+from atoll.system.rates import Rate
 
-__all__ = ["REQUIRED", "Argument", "From", "Operation", "Options", "Subscription", "arguments_of", "declared_at", "hints_of"]
+__all__ = [
+    "BODY_LIMIT_BYTES",
+    "REQUIRED",
+    "Argument",
+    "From",
+    "Operation",
+    "Options",
+    "Subscription",
+    "arguments_of",
+    "declared_at",
+    "hints_of",
+]
 
 REQUIRED: Any = inspect.Parameter.empty
-BODY_LIMIT_BYTES = 1 << 20
 IdempotencyKey = Literal["accepted", "required", "ignored"]
 _SEGMENT = re.compile(r"^(?:\{[A-Za-z_][A-Za-z0-9_]*(?::path)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+)$")
 _EVENT_TYPE = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$")
@@ -75,12 +87,13 @@ class Options(TypedDict, total=False):
 
     `scope`: the token must carry it. `public`: no token is needed. `status`: of a success; 201 for POST, 204 when nothing
     is returned, else 200. `raises`: errors it declares. `timeout_s`: instead of the handler budget. `body_limit_bytes`:
-    instead of 1 MiB. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's
-    name. `tags`: for the API page. `idempotency_key`: what becomes of that header, see `repeats`; a POST or PATCH with a
-    transaction accepts it unless this says otherwise. `cache`: how long the answer of a GET may be kept, see `caching`:
-    "60s", "5min", "1h", "1d"; "0s" is kept but asked for every time. `repeatable`: done twice it is the same as done once,
-    so the gateway may send a request again whose answer was lost, as it does with every GET. `try_timeout_s`: after so
-    long it gives up a try for another.
+    instead of 1 MiB. `rate_limit`: how often one client may ask it, "10/s", "600/min", "5/h"; the gateway answers 429 beyond
+    it. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's name. `tags`: for
+    the API page. `idempotency_key`: what becomes of that header, see `repeats`; a POST or PATCH with a transaction accepts
+    it unless this says otherwise. `cache`: how long the answer of a GET may be kept, see `caching`: "60s", "5min", "1h",
+    "1d"; "0s" is kept but asked for every time. `repeatable`: done twice it is the same as done once, so the gateway may
+    send a request again whose answer was lost, as it does with every GET. `try_timeout_s`: after so long it gives up a try
+    for another.
     """
 
     scope: str
@@ -89,6 +102,7 @@ class Options(TypedDict, total=False):
     raises: Sequence[type[AtollError]]
     timeout_s: float
     body_limit_bytes: int
+    rate_limit: str
     streaming: bool
     id: str
     tags: Sequence[str]
@@ -114,6 +128,7 @@ class Operation(msgspec.Struct, frozen=True):
     raises: tuple[type[AtollError], ...] = ()
     timeout_s: float | None = None
     body_limit_bytes: int = BODY_LIMIT_BYTES
+    rate_limit: Rate | None = None
     streaming: bool = False
     tags: tuple[str, ...] = ()
     idempotency_key: IdempotencyKey = "ignored"
@@ -148,6 +163,7 @@ class Operation(msgspec.Struct, frozen=True):
             raises=tuple(options.get("raises", ())),
             timeout_s=options.get("timeout_s"),
             body_limit_bytes=options.get("body_limit_bytes", BODY_LIMIT_BYTES),
+            rate_limit=_rate(options.get("rate_limit"), where),
             streaming=options.get("streaming", types.is_streaming(returns)),
             tags=tuple(options.get("tags", ())),
             idempotency_key=options.get("idempotency_key", "ignored"),
@@ -550,6 +566,15 @@ def _check_thread(handler: Callable[..., Any], arguments: Sequence[Argument], wh
                 where=where,
                 hint=f"async def {handler.__name__}(…)",
             )
+
+
+def _rate(text: str | None, where: str) -> Rate | None:
+    if text is None:
+        return None
+    try:
+        return Rate.parse(text)
+    except ValueError as error:
+        raise SystemMistake(f"rate_limit: {error}", where=where, hint='rate_limit="10/s"') from None
 
 
 def _status(method: str, returns: Any) -> int:

@@ -18,9 +18,13 @@ from typing import Any
 import msgspec
 
 from atoll.errors import SystemMistake
+from atoll.system.rates import Rate
 
-__all__ = ["Contract", "Operation", "Published", "Setting", "Subscription"]
+__all__ = ["BODY_LIMIT_BYTES", "Contract", "Operation", "Published", "Setting", "Subscription"]
 
+# What an operation takes that does not say.
+BODY_LIMIT_BYTES = 1 << 20
+_READ_WHOLE = {"application/json", "application/x-www-form-urlencoded"}
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 
 
@@ -28,6 +32,7 @@ class Operation(msgspec.Struct, frozen=True):
     """One verb on one path. `path` is OpenAPI's template, `/orders/{id}`; `scope` None with `public` False: any token.
 
     `idempotent`: with an Idempotency-Key the same request may be sent again. `repeatable`: it may without one, as every GET.
+    `whole_body`: it takes a body that can only be read whole, JSON or a form without files.
     """
 
     id: str
@@ -41,6 +46,8 @@ class Operation(msgspec.Struct, frozen=True):
     idempotent: bool = False
     repeatable: bool = False
     try_timeout_s: float | None = None
+    rate_limit: Rate | None = None
+    whole_body: bool = False
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -145,9 +152,16 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
                     idempotent=bool(one.get("x-atoll-idempotent", False)),
                     repeatable=bool(one.get("x-atoll-repeatable", False)),
                     try_timeout_s=one.get("x-atoll-try-timeout-s"),
+                    rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
+                    whole_body=_whole_body(one),
                 )
             )
     return tuple(found)
+
+
+def _whole_body(operation: Mapping[str, Any]) -> bool:
+    media_types = (operation.get("requestBody") or {}).get("content") or {}
+    return bool(media_types) and not media_types.keys() - _READ_WHOLE
 
 
 def _address(asyncapi: Mapping[str, Any], operation: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:

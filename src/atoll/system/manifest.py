@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from atoll.errors import SystemMistake
 from atoll.system.positions import Positions, scan, syntax_error_line
+from atoll.system.rates import MEANING, Rate
 
 __all__ = [
     "GATEWAY_PATHS",
@@ -63,13 +64,20 @@ class CorsSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """The one entry point. `public_url` is what clients type; the issuer of tokens is `public_url` + "/auth"."""
+    """The one entry point. `public_url` is what clients type; the issuer of tokens is `public_url` + "/auth".
+
+    `rate_limit` is what one client may ask over all operations; `address_rate_limit` what one address may, whoever asks.
+    `body_limit_bytes` is for what has no limit of its own: mounted applications and the fallback.
+    """
 
     port: int = 8080
     public_url: str = ""
     fallback: str | None = None
     compression: bool = False
     cors: CorsSpec | None = None
+    rate_limit: str | None = None
+    address_rate_limit: str | None = None
+    body_limit_bytes: int | None = None
 
     @property
     def url(self) -> str:
@@ -241,6 +249,19 @@ def _each(pattern: str, meaning: str) -> Check:
     return check
 
 
+def _rate(value: Any) -> str:
+    try:
+        Rate.parse(value)
+    except ValueError:
+        return f"must be {MEANING}, not {_shown(value)}"
+    return ""
+
+
+def _rate_per_second(value: Any) -> str:
+    """It protects the gateway itself: longer windows would let through at once what it is there to keep out."""
+    return _rate(value) or ("" if value.endswith("/s") else f'must be a rate per second, like "500/s", not {_shown(value)}')
+
+
 def _secret(value: Any) -> str:
     fits = isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str)
     return "" if fits else f'must be {{ secret = "name" }}, so that no file holds it, not {_shown(value)}'
@@ -287,7 +308,18 @@ _CORS = _Table(
         "exposed": _each(_HEADER_NAME, "header names in lower case"),
     }
 )
-_GATEWAY = _Table({"port": _whole(1, 65_535), "public_url": _URL, "fallback": _NAME, "compression": _flag, "cors": _CORS})
+_GATEWAY = _Table(
+    {
+        "port": _whole(1, 65_535),
+        "public_url": _URL,
+        "fallback": _NAME,
+        "compression": _flag,
+        "cors": _CORS,
+        "rate_limit": _rate,
+        "address_rate_limit": _rate_per_second,
+        "body_limit_bytes": _whole(1024, 1 << 31),
+    }
+)
 _BUS = _Table({"sync_always": _flag})
 _TELEMETRY = _Table({"otlp_endpoint": _COLLECTOR, "sampling": _number(0, 1)})
 _USER = _Table({"password": _text, "scopes": _scopes})

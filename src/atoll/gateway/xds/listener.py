@@ -14,6 +14,8 @@ __all__ = ["NAME", "STAT_PREFIX", "resource"]
 
 NAME = "atoll"
 STAT_PREFIX = "atoll"
+# What a body may take here while its service is slower than its client, and the most that a retry can send again.
+_BUFFER_BYTES = 1 << 20
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -24,7 +26,7 @@ def resource(gateway: Gateway, folders: Folders) -> Json:
         name=NAME,
         address={"socket_address": {"address": listener.host, "port_value": listener.port}},
         filter_chains=[{"filters": [_manager(gateway, folders)]}],
-        per_connection_buffer_limit_bytes=max(32_768, min(listener.body_limit_bytes, 1_048_576)),
+        per_connection_buffer_limit_bytes=_BUFFER_BYTES,
     )
 
 

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import body_size, compression, cors, jwt, rbac, revocations, router
+from atoll.gateway.xds import (
+    body_size,
+    compression,
+    cors,
+    jwt,
+    rate_limit,
+    rate_limit_headers,
+    rbac,
+    revocations,
+    router,
+    whole_body,
+)
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -20,12 +31,20 @@ def filters(gateway: Gateway, folders: Folders) -> list[Json]:
         *(compression.filters() if gateway.compression else []),
         # An oversize body is refused by its Content-Length, before anything is spent on its token.
         body_size.filter_(gateway.listener.body_limit_bytes),
+        # Sees answers after the two rate limits have, so it stands before them.
+        rate_limit_headers.filter_(),
+        # A flood costs least where nothing has been spent on it yet.
+        rate_limit.by_address(),
         # Who is it? Puts the claims into metadata (for rbac) and into headers (for the service and the access log).
         jwt.filter_(folders.source("ecds")),
         # Was their session ended? Reads a header that the token filter sets from the verified token.
         revocations.filter_(folders.source("revocations")),
+        # Needs to know who asks; before the scope, so that trying scopes is counted too.
+        rate_limit.by_subject(),
         # May they? Reads the metadata that the token filter made, so it can't come before it.
         rbac.filter_(),
+        # Keeps the bodies of those who may, and of nobody else.
+        whole_body.filter_(gateway.listener.body_limit_bytes),
         # Sends it on. Always last: Envoy refuses a filter behind it.
         router.filter_(),
     ]

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.gateway.ir import PUBLIC, Border, Cors, Document, Entry, Gateway, MethodList, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import (
+    PUBLIC,
+    Border,
+    Cors,
+    Document,
+    Entry,
+    Gateway,
+    Limits,
+    MethodList,
+    MethodRefusal,
+    Route,
+    TokenRule,
+)
 from atoll.gateway.paths import Path
-from atoll.gateway.xds import compression, cors, jwt, rbac
+from atoll.gateway.xds import body_size, compression, cors, jwt, rate_limit, rate_limit_headers, rbac, whole_body
 from atoll.gateway.xds.typed import Json, header, seconds, typed
 
 __all__ = ["NAME", "resource"]
@@ -42,12 +54,25 @@ def _everywhere(gateway: Gateway) -> Json:
 
 
 def _routes(gateway: Gateway) -> list[Json]:
-    table = [entry for document in gateway.documents for entry in _document(document, gateway.cors)]
-    table += [entry for one in gateway.routes for entry in _entries(one, gateway)]
+    table: list[tuple[Json, Route | None]] = []
+    table += [(entry, None) for document in gateway.documents for entry in _document(document, gateway.cors)]
+    for one in gateway.routes:
+        table += [(entry, one if isinstance(one, Route) else None) for entry in _entries(one, gateway)]
     if gateway.fallback:
-        table += [_border(prefix) for prefix in gateway.owned]
-        table.append(_fallback(gateway.fallback, gateway))
-    return [*table, _not_found({"prefix": "/"})]
+        table += [(_border(prefix), None) for prefix in gateway.owned]
+        table.append((_fallback(gateway.fallback, gateway), None))
+    table.append((_not_found({"prefix": "/"}), None))
+    return [_limited(entry, route, gateway.limits) for entry, route in table]
+
+
+def _limited(entry: Json, route: Route | None, limits: Limits) -> Json:
+    """The same with what the rate limit filters look for; unchanged where nothing is limited."""
+    if buckets := rate_limit.metadata(route, limits):
+        entry.setdefault("metadata", {"filter_metadata": {}})["filter_metadata"][rate_limit.NAMESPACE] = buckets
+        entry["typed_per_filter_config"].update(rate_limit.per_route(route, limits))
+    if told := rate_limit.shown(route, limits):
+        entry["typed_per_filter_config"][rate_limit_headers.NAME] = rate_limit_headers.per_route(told)
+    return entry
 
 
 def _entries(entry: Entry, gateway: Gateway) -> list[Json]:
@@ -72,7 +97,11 @@ def _route(route: Route, gateway: Gateway) -> Json:
             **_times(route.timeout_s),
             "retry_policy": _retries(route.repeatable, route.try_timeout_s),
         },
-        "typed_per_filter_config": {**_filters(route.token), **_passed_as_it_is(route, gateway)},
+        "typed_per_filter_config": {
+            **_filters(route.token),
+            **_body(route, gateway.listener.body_limit_bytes),
+            **_passed_as_it_is(route, gateway),
+        },
     }
 
 
@@ -137,6 +166,15 @@ def _filters(token: TokenRule) -> dict[str, Any]:
     found: dict[str, Any] = {jwt.NAME: jwt.per_route(token)}
     if token.scope:
         found[rbac.NAME] = rbac.per_route(token.scope)
+    return found
+
+
+def _body(route: Route, default_bytes: int) -> dict[str, Any]:
+    found = {}
+    if route.body_limit_bytes != default_bytes:
+        found[body_size.NAME] = body_size.per_route(route.body_limit_bytes)
+    if route.whole_body:
+        found[whole_body.NAME] = whole_body.per_route(route.body_limit_bytes)
     return found
 
 

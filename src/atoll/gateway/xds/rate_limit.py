@@ -1,0 +1,153 @@
+"""Token buckets: one per client and operation, one per client over all operations, one per address over everything.
+
+The filters' configuration never changes, and that is the point: Envoy forgets the buckets of a filter whose configuration
+(or listener) it gets anew, but not when a route changes. So every bucket has the same size for every rate, and what a rate
+decides is how much of it one request takes; that, and whose bucket it is, stands in the route's metadata. A change of
+routes, rates, keys or replicas keeps every client where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from atoll.gateway.ir import Limits, Route
+from atoll.gateway.xds import jwt
+from atoll.gateway.xds.typed import Json, typed, typed_extension
+from atoll.system.rates import WINDOWS_S, Rate
+
+__all__ = ["NAMESPACE", "Bucket", "by_address", "by_subject", "metadata", "per_route", "shown"]
+
+# Where a route's metadata has what the filters look for.
+NAMESPACE = "atoll.rate"
+_ADDRESS, _SUBJECT = "address", "subject"
+_OPERATION, _CLIENT, _FLOOD = "operation", "client", "flood"
+_BY = {_ADDRESS: "atoll.rate_limit.by_address", _SUBJECT: "atoll.rate_limit.by_subject"}
+# A bucket holds this much. Envoy takes at most 10^9 at once, so it is what the smallest rate, 1, costs; the rate N costs the
+# Nth part, rounded down, which is exact for every N that may be declared. Different sizes tell the two that a client is told
+# of apart: Envoy names the size of the bucket that was emptier.
+_SIZE = {_OPERATION: 1_000_000_000, _CLIENT: 999_999_999, _FLOOD: 1_000_000_000}
+_ON = typed("envoy.config.route.v3.FilterConfig", config={})
+# Buckets kept, each for one client of one operation; the one that was not used for longest is forgotten first. 0.5 KB each.
+_BUCKETS = 100_000
+# Somebody who has an IPv6 address has a whole /64 of them.
+_BY_ADDRESS: Json = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
+_BY_SUBJECT: Json = {
+    "metadata": {
+        "descriptor_key": _SUBJECT,
+        "metadata_key": {"key": jwt.NAME, "path": [{"key": jwt.METADATA_KEY}, {"key": "sub"}]},
+        # A token that names nobody shares a bucket with all that do so.
+        "default_value": "-",
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One limit as a client sees it: `rate`, from a bucket of `size` that refills in a window; a request takes `cost`."""
+
+    rate: Rate
+    size: int
+    cost: int
+
+
+def by_address() -> Json:
+    """Before the token is looked at: what is asked without one, and floods of whatever kind."""
+    return _filter(_BY[_ADDRESS], _ADDRESS, (_OPERATION, _CLIENT, _FLOOD), _BY_ADDRESS)
+
+
+def by_subject() -> Json:
+    """What is asked with a token, whatever address it comes from."""
+    return _filter(_BY[_SUBJECT], _SUBJECT, (_OPERATION, _CLIENT), _BY_SUBJECT)
+
+
+def metadata(route: Route | None, limits: Limits) -> Json:
+    """What the filters read of one route; `None` is an answer of the gateway's own. Empty without limits."""
+    who = _SUBJECT if route and route.token.required else _ADDRESS
+    found: dict[str, Json] = {_SUBJECT: {}, _ADDRESS: {}}
+    if route and route.rate_limit:
+        found[who][_OPERATION] = _entry(_OPERATION, route.rate_limit, limits) | {"name": route.name}
+    if limits.client:
+        found[who][_CLIENT] = _entry(_CLIENT, limits.client, limits)
+    if limits.address:
+        found[_ADDRESS][_FLOOD] = _entry(_FLOOD, limits.address, limits)
+    return {key: entries for key, entries in found.items() if entries}
+
+
+def per_route(route: Route | None, limits: Limits) -> Json:
+    """Turns on the filters that have something to do; off, they cost nothing."""
+    return {_BY[who]: _ON for who in metadata(route, limits)}
+
+
+def shown(route: Route | None, limits: Limits) -> Sequence[Bucket]:
+    """The limits that a client of this route is told of."""
+    rates = {_OPERATION: route.rate_limit if route else None, _CLIENT: limits.client}
+    return [Bucket(rate, _SIZE[kind], _cost(kind, rate, limits)) for kind, rate in rates.items() if rate]
+
+
+def _entry(kind: str, rate: Rate, limits: Limits) -> Json:
+    return {"window": _window(rate.window_s), "cost": _cost(kind, rate, limits)}
+
+
+def _cost(kind: str, rate: Rate, limits: Limits) -> int:
+    """Of several gateways each gives its share, and at least one request a window."""
+    return min(_SIZE[kind], _SIZE[kind] * limits.gateways // rate.count)
+
+
+def _window(window_s: int) -> str:
+    return f"{window_s}s"
+
+
+def _filter(name: str, who: str, kinds: Sequence[str], client: Json) -> Json:
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    configured = typed_extension(
+        name,
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        stat_prefix=name.replace(".", "_"),
+        filter_enabled=always,
+        filter_enforced=always,
+        rate_limits=[_chosen(who, kind, client) for kind in kinds],
+        descriptors=[_bucket(kind, window_s, client) for kind in kinds for window_s in WINDOWS_S.values()],
+        max_dynamic_descriptors=_BUCKETS,
+        # For requests that no bucket is for. Envoy wants one: so large that it is never empty.
+        token_bucket={"max_tokens": 4_000_000_000, "tokens_per_fill": 4_000_000_000, "fill_interval": "1s"},
+        always_consume_default_token_bucket=False,
+        # Which `rate_limit_headers` makes right.
+        enable_retry_after_header=True,
+    )
+    return {**configured, "disabled": True}
+
+
+def _chosen(who: str, kind: str, client: Json) -> Json:
+    """Which bucket and how much of it, as the route says; none when the route says nothing."""
+    actions = [_of_route(who, kind, "window")]
+    if kind == _OPERATION:
+        actions.append(_of_route(who, kind, "name"))
+    return {
+        "actions": [*actions, client],
+        "hits_addend": {"format": f"%METADATA(ROUTE:{NAMESPACE}:{who}:{kind}:cost)%"},
+        # A flood is not told how much more it may send.
+        "x_ratelimit_option": "OFF" if kind == _FLOOD else "DRAFT_VERSION_03",
+    }
+
+
+def _of_route(who: str, kind: str, what: str) -> Json:
+    path = [{"key": key} for key in (who, kind, what)]
+    return {
+        "metadata": {
+            "descriptor_key": f"{kind}.{what}",
+            "source": "ROUTE_ENTRY",
+            "metadata_key": {"key": NAMESPACE, "path": path},
+        }
+    }
+
+
+def _bucket(kind: str, window_s: int, client: Json) -> Json:
+    """Entries without a value: one bucket for every operation and client."""
+    entries = [{"key": f"{kind}.window", "value": _window(window_s)}]
+    if kind == _OPERATION:
+        entries.append({"key": f"{kind}.name"})
+    entries.append({"key": _SUBJECT if "metadata" in client else "masked_remote_address"})
+    size = _SIZE[kind]
+    bucket = {"max_tokens": size, "tokens_per_fill": size, "fill_interval": _window(window_s)}
+    return {"entries": entries, "token_bucket": bucket}

@@ -1,0 +1,68 @@
+"""Envoy's configuration for limits, word for word: only the parts that a limit puts there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from atoll.gateway.ir import Gateway, Listener
+from atoll.gateway.translate import translate
+from atoll.gateway.xds.folders import Folders
+from atoll.gateway.xds.resources import render
+from tests.support.gateway import contract, known
+from tests.support.golden import check
+
+JSON: dict[str, Any] = {"content": {"application/json": {"schema": {}}}}
+FILES: dict[str, Any] = {"content": {"multipart/form-data": {"schema": {}}}}
+
+
+def _gateway(paths: dict[str, Any], **system: Any) -> Gateway:
+    return translate(known(contract("orders", paths), **system), Listener("127.0.0.1", 8080))
+
+
+def _check(name: str, gateway: Gateway, *filters: str) -> None:
+    """The filters with these words in their name, in their order, and what routes of services say of them."""
+    resources = render(gateway, Folders("/shop/.atoll/gateway"))
+    manager = resources["lds"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    table = resources["rds"][0]["virtual_hosts"][0]["routes"]
+    routes = {
+        route.get("name", str(route["match"])): {
+            "metadata": route.get("metadata"),
+            "filters": {key: value for key, value in route["typed_per_filter_config"].items() if _named(key, filters)},
+        }
+        for route in table
+        if not route.get("name", "").startswith("gateway/") and route["match"].get("path") not in ("/openapi.json", "/docs")
+    }
+    chosen = {"filters": [one for one in manager["http_filters"] if _named(one["name"], filters)], "routes": routes}
+    check(f"xds/{name}.json", json.dumps(chosen, indent=1, ensure_ascii=False) + "\n")
+
+
+def _named(name: str, words: tuple[str, ...]) -> bool:
+    return any(word in name for word in words)
+
+
+def test_rate_limits_are_the_golden_file() -> None:
+    paths = {
+        "/orders": {
+            "get": {"operationId": "mine", "x-atoll-rate-limit": "10/s"},
+            "post": {"operationId": "place", "security": [], "x-atoll-rate-limit": "5/h"},
+        }
+    }
+    _check("rate_limits", _gateway(paths, rate_limit="600/min", address_rate_limit="500/s"), "rate_limit")
+
+
+def test_body_limits_are_the_golden_file() -> None:
+    paths = {
+        "/orders": {"post": {"operationId": "place", "requestBody": JSON, "x-atoll-body-limit-bytes": 4096}},
+        "/orders/scans": {"post": {"operationId": "scan", "requestBody": FILES, "x-atoll-body-limit-bytes": 20_000_000}},
+    }
+    _check("body_limits", _gateway(paths), "filter_chain", "buffer")
+
+
+def test_nothing_is_limited_that_nobody_limits() -> None:
+    """But the filters are there: the listener, and every bucket in it, stays as it is when the first limit comes."""
+    none, some = _gateway({"/orders": {"get": {}}}), _gateway({"/orders": {"get": {"x-atoll-rate-limit": "10/s"}}})
+    folders = Folders("/shop/.atoll/gateway")
+
+    assert render(none, folders)["lds"] == render(some, folders)["lds"]
+    assert "rate" not in json.dumps(render(none, folders)["rds"][0]["virtual_hosts"][0]["routes"][-3:])
