@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -355,6 +356,21 @@ async def test_what_was_handled_is_seen_and_the_cursor_has_moved(database: Datab
     async with database.reader() as reader:
         assert await database.journal.seen(reader, ["e1"]) == {"e1"}
     assert (await taken(database)).sequence == 9
+
+
+async def test_it_is_told_when_an_event_was_handled_and_where_the_cursor_stands(database: Database) -> None:
+    assert await database.journal.handled_at("e1") is None
+    assert await database.journal.position("elsewhere") is None
+    lease = await taken(database)
+    before = time.time()
+    async with database.transaction(patient=True) as tx:
+        await database.journal.advance(tx, lease, 9, ["e1"])
+
+    handled_at = await database.journal.handled_at("e1")
+
+    assert handled_at is not None
+    assert abs(handled_at - before) < 60
+    assert await database.journal.position(lease.source) == 9
 
 
 async def test_what_was_rolled_back_was_not_handled(kind: Kind, database: Database) -> None:

@@ -1,20 +1,29 @@
-"""`atoll explain` on a running system: requests that are not made."""
+"""`atoll explain` on a running system: requests that are not made, requests that were made, and their events."""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.system import RunningSystem, running
+from atoll.delivery.envelope import new_id
+from tests.support.system import RunningSystem, system
 from tests.support.tokens import Mint
+from tests.support.waiting import until_sync
+
+FAILING = '    if event.text == "poison":\n        raise ValueError("too bitter")\n    await tx.execute('
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
-    with running("pair", tmp_path_factory.mktemp("explain") / "pair") as pair:
+    """The system of two, of which `right` can't handle a note that says poison."""
+    with system("pair", tmp_path_factory.mktemp("explain") / "pair") as pair:
+        service = pair.folder / "services/right/right/service.py"
+        service.write_text(service.read_text().replace("    await tx.execute(", FAILING, 1))
+        pair.up()
         yield pair
 
 
@@ -59,8 +68,9 @@ def test_a_token_of_somebody_else_is_told_with_the_key_that_nobody_knows(pair: R
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("nonsense",), "'nonsense' is not METHOD PATH"),
-        (("GET", "left"), "'GET left' is not METHOD PATH"),
+        (("nonsense",), "'nonsense' is neither METHOD PATH nor an id"),
+        (("GET", "left"), "'GET left' is neither METHOD PATH nor an id"),
+        (("one", "two", "three"), "neither METHOD PATH nor an id"),
         (("GET", "/left/notes", "--as", "ann", "--token", "x"), "exclude each other"),
         (("GET", "/left/notes", "--as", "nobody"), "the password of 'nobody' is not known here"),
     ],
@@ -70,3 +80,107 @@ def test_nonsense_is_told_what_it_should_be(pair: RunningSystem, words: tuple[st
 
     assert done.returncode == 1
     assert complaint in done.stderr
+
+
+# requests that were made, and their events
+
+
+def noted(pair: RunningSystem, text: str) -> str:
+    """The request id of a note that was taken."""
+    with pair.client("ann") as http:
+        answer = http.post("/left/notes", json={"text": text})
+    assert answer.status_code == 201, answer.text
+    return answer.headers["x-request-id"]
+
+
+def logged(pair: RunningSystem, request_id: str) -> None:
+    log = pair.folder / ".atoll" / "gateway" / "access.log"
+    until_sync(lambda: request_id in log.read_text(), 20, "the gateway has logged it")
+
+
+def events(pair: RunningSystem, id: str) -> dict[str, dict[str, Any]]:
+    """The events of a request, by type, each with its deliveries by consumer."""
+    found = explained(pair, id)["events"]
+    return {one["type"]: {**one, "deliveries": {each["consumer"]: each for each in one["deliveries"]}} for one in found}
+
+
+def delivered(pair: RunningSystem, id: str, state: str) -> dict[str, Any]:
+    """How `right` stands to the note of that request, once it is so."""
+
+    def found() -> dict[str, Any]:
+        (note,) = [one for type, one in events(pair, id).items() if type == "left.note_taken"] or [{"deliveries": {}}]
+        right = note["deliveries"].get("right", {})
+        return note if right.get("state") == state else {}
+
+    return until_sync(found, 30, f"right has {state} it")
+
+
+def test_a_request_is_followed_through_log_and_events_to_every_consumer(pair: RunningSystem) -> None:
+    request_id = noted(pair, "sweet")
+    logged(pair, request_id)
+
+    note = delivered(pair, request_id, "handled")
+
+    assert (note["where"], note["sequence"] > 0) == ("stream", True)
+    assert note["deliveries"]["right"]["at"] > 0
+    found = explained(pair, request_id)
+    (line,) = found["request"]
+    assert (line["operation"], line["status"], line["subject"] != "") == ("left.take", 201, True)
+    assert events(pair, request_id)["left.note_shouted"]["deliveries"] == {}
+    assert found["not_asked"] == []
+    by_trace = explained(pair, line["trace_id"])
+    assert by_trace["events"] == found["events"]
+
+
+def test_an_event_that_fails_is_told_with_its_attempts_its_error_and_the_log_lines(pair: RunningSystem) -> None:
+    request_id = noted(pair, "poison")
+    logged(pair, request_id)
+
+    note = delivered(pair, request_id, "waiting")
+
+    right = note["deliveries"]["right"]
+    assert right["attempts"] >= 1
+    assert right["error"] == "ValueError: too bitter"
+    alone = explained(pair, note["id"])["event"]
+    assert (alone["type"], alone["deliveries"][0]["consumer"]) == ("left.note_taken", "right")
+    said = pair.must("explain", request_id)
+    assert f"event     left.note_taken {note['id']}" in said
+    assert "right: failed " in said
+    assert "nobody consumes it" in said
+
+
+def test_while_the_bus_is_gone_an_event_waits_in_the_outbox_and_it_is_said_who_was_not_asked(pair: RunningSystem) -> None:
+    pair.kill("nats", signal.SIGSTOP)
+    try:
+        request_id = noted(pair, "patient")
+        logged(pair, request_id)
+        found = explained(pair, request_id)
+    finally:
+        pair.kill("nats", signal.SIGCONT)
+
+    assert {one["where"] for one in found["events"]} == {"outbox"}
+    assert any("the stream of left" in one for one in found["not_asked"])
+    delivered(pair, request_id, "handled")
+
+
+def test_a_request_that_failed_says_why(pair: RunningSystem) -> None:
+    with pair.client() as http:
+        request_id = http.post("/left/notes", json={"text": "x"}).headers["x-request-id"]
+    logged(pair, request_id)
+
+    said = pair.must("explain", request_id).splitlines()
+
+    assert said[2].startswith("answer    401 after ")
+    assert said[2].endswith(": token: Jwt is missing")
+    assert said[-1] == "events    none has its trace"
+
+
+def test_an_id_that_is_nobodys_says_where_was_looked(pair: RunningSystem) -> None:
+    request = pair.run("explain", "6f9619ff-8b86-4011-b42d-00c04fc964ff")
+    event = pair.run("explain", new_id())
+
+    assert (request.returncode, event.returncode) == (1, 1)
+    assert "access.log" in request.stderr
+    assert "lines" in request.stderr
+    assert "there is no event" in event.stderr
+    assert "outboxes, inboxes and parked events" in event.stderr

@@ -30,7 +30,7 @@ COMMANDS = {
     "token": ("token", "An access token for a user of the running system."),
     "auth": ("auth", "Signing keys and sessions: list, rotate, withdraw, end."),
     "env": ("env", "The environment a replica of a service is started with."),
-    "explain": ("explain", "What the gateway would do with a request, and why."),
+    "explain": ("explain", "What happens to a request and why, or what became of one and of its events."),
     "dead-letters": ("dead_letters", "Events that could not be handled: list, show, retry, discard."),
     "gateway": ("gateway", "What the gateway does now: routes, tokens, limits, replicas."),
     "doctor": ("doctor", "What this machine has and misses for running a system."),

@@ -202,6 +202,18 @@ class MongoJournal:
         await self._forget_attempts(tx, ids)
 
     @answered
+    async def handled_at(self, id: str) -> float | None:
+        """When it was handled (epoch s)."""
+        found = await self._of("inbox").find_one({"_id": id})
+        return found["at"].replace(tzinfo=UTC).timestamp() if found else None
+
+    @answered
+    async def position(self, source: str) -> int | None:
+        """The cursor's sequence."""
+        found = await self._of("cursor").find_one({"_id": source})
+        return found["sequence"] if found else None
+
+    @answered
     async def forget_inbox(self, older_than_s: float) -> int:
         """The number of ids forgotten."""
         old = datetime.now(UTC) - timedelta(seconds=older_than_s)

@@ -155,6 +155,14 @@ class Journal(Protocol):
         """Remembers `ids` as handled and moves the cursor. Raises LeaseLost when epoch or sequence is not the lease's."""
         ...
 
+    async def handled_at(self, id: str) -> float | None:
+        """When the event was handled (epoch s); None when it was not, or the inbox has forgotten it."""
+        ...
+
+    async def position(self, source: str) -> int | None:
+        """Up to where the events of `source` were looked at; None when nobody has begun."""
+        ...
+
     async def forget_inbox(self, older_than_s: float) -> int: ...
 
     # the attempt of an event that may have killed its process

@@ -130,6 +130,17 @@ class PostgresJournal:
             raise LeaseLost(lease.source)
         return replace(lease, sequence=sequence)
 
+    async def handled_at(self, id: str) -> float | None:
+        """When it was handled (epoch s)."""
+        sql = "SELECT extract(epoch FROM handled_at)::double precision FROM atoll.inbox WHERE id = $1"
+        _, rows = await self._run(sql, id)
+        return rows[0][0] if rows else None
+
+    async def position(self, source: str) -> int | None:
+        """The cursor's sequence."""
+        _, rows = await self._run("SELECT sequence FROM atoll.cursor WHERE source = $1", source)
+        return rows[0][0] if rows else None
+
     async def forget_inbox(self, older_than_s: float) -> int:
         """The number of ids forgotten; in short transactions."""
         return await self._forget(_FORGET.format(table="inbox", column="handled_at"), older_than_s)

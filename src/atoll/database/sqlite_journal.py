@@ -109,6 +109,18 @@ class SqliteJournal:
             await tx.execute("DELETE FROM atoll_attempt WHERE id IN (SELECT value FROM json_each($1))", texts)
         return replace(lease, sequence=sequence)
 
+    async def handled_at(self, id: str) -> float | None:
+        """When it was handled (epoch s)."""
+        async with self._database.reader() as reader:
+            found: float | None = await reader.scalar("SELECT max(handled_at) FROM atoll_inbox WHERE id = $1", id)
+        return found
+
+    async def position(self, source: str) -> int | None:
+        """The cursor's sequence."""
+        async with self._database.reader() as reader:
+            found: int | None = await reader.scalar("SELECT max(sequence) FROM atoll_cursor WHERE source = $1", source)
+        return found
+
     async def forget_inbox(self, older_than_s: float) -> int:
         """The number of ids forgotten; in short transactions."""
         return await self._forget("atoll_inbox", "handled_at", older_than_s)
