@@ -123,6 +123,13 @@ def test_another_method_says_which_there_are() -> None:
     assert (found.status, last(found).says) == (405, "/orders takes GET, HEAD, POST, OPTIONS, not DELETE")
 
 
+def test_options_are_answered_by_the_gateway() -> None:
+    found = asked("OPTIONS", "/orders")
+
+    assert found.status == 204
+    assert last(found).facts["allow"] == ["GET", "HEAD", "POST", "OPTIONS"]
+
+
 def test_a_path_that_is_nobodys_names_the_nearest() -> None:
     found = asked("GET", "/order/search")
 
