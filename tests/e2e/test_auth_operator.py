@@ -71,12 +71,33 @@ def test_both_doors_say_the_same_of_an_ended_session(system: RunningSystem, door
         assert "invalid_token" in problem.headers["www-authenticate"]
 
 
+def test_an_api_key_opens_what_it_may_until_it_is_deleted(system: RunningSystem, doors: dict[str, str]) -> None:
+    made = json.loads(system.must("auth", "make-api-key", "batch", "--name", "nightly", "--scope", "vault:write", "--json"))
+    by_key = {"x-api-key": made["key"]}
+    assert httpx.post(f"{doors['gateway']}/vault/secret", headers=by_key).status_code == 201
+    assert httpx.get(f"{doors['gateway']}/vault/secret", headers=by_key).status_code == 403
+    assert httpx.get(f"{doors['gateway']}/vault/caller", headers=by_key).json()["id"] == "batch"
+    assert httpx.get(f"{doors['service']}/vault/caller", headers=by_key).status_code == 401, (
+        "behind the gateway there are tokens"
+    )
+    listed = system.must("auth", "api-keys", "batch")
+    assert made["id"] in listed
+    assert made["key"] not in listed
+    assert system.must("auth", "delete-api-key", "batch", made["id"]) == "deleted\n"
+    until_sync(lambda: httpx.get(f"{doors['gateway']}/vault/caller", headers=by_key).status_code == 401)
+    logs = system.folder / ".atoll"
+    written = [path for path in logs.rglob("*.log") if made["key"] in path.read_text(errors="replace")]
+    assert written == [], "no log has the key"
+
+
 def test_a_mistaken_command_says_what_was_wrong(system: RunningSystem) -> None:
     for arguments, said in (
         (("revoke",), "say one of"),
         (("revoke", "--session", "x", "--block"), "go with --user"),
         (("revoke", "--user", "nobody"), "there is no user 'nobody'"),
         (("revoke", "--session", "nothing"), "there is no such session"),
+        (("make-api-key", "nobody"), "there is no client 'nobody'"),
+        (("make-api-key", "batch", "--scope", "vault:read"), "batch does not have vault:read"),
         (("withdraw", "made-up"), "there is no key 'made-up'"),
     ):
         done = system.run("auth", *arguments)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from atoll.auth import accounts, oauth
-from atoll.auth.answers import UNCACHED, refusal
+from atoll.auth.answers import UNCACHED, answer, refusal
+from atoll.auth.api_keys import ApiKey, ApiKeys, MadeApiKey, NewApiKey
 from atoll.auth.configuration import ADMIN
 from atoll.auth.grants import Grants
 from atoll.auth.oauth import OAuthError, RevocationForm
@@ -122,3 +123,21 @@ async def unblock(user_id: str, sessions: Sessions) -> None:
 async def end_sessions_of_client(client_id: str, sessions: Sessions) -> Ended:
     """Refuses every token that a client has; its credentials stay good."""
     return await sessions.end_all_of_client(client_id)
+
+
+@administration.post("/clients/{client_id}/keys", scope=ADMIN, raises=[NotFound])
+async def make_api_key(client_id: str, wanted: NewApiKey, api_keys: ApiKeys) -> MadeApiKey:
+    """A new API key for a client. It is shown this once: only its digest is kept."""
+    return cast(MadeApiKey, answer(await api_keys.make(client_id, wanted), UNCACHED, 201))
+
+
+@administration.get("/clients/{client_id}/keys", scope=ADMIN, raises=[NotFound])
+async def api_keys_of_client(client_id: str, api_keys: ApiKeys) -> list[ApiKey]:
+    """A client's API keys, oldest first."""
+    return await api_keys.of_client(client_id)
+
+
+@administration.delete("/clients/{client_id}/keys/{key_id}", scope=ADMIN, raises=[NotFound, TooManyRevocations])
+async def delete_api_key(client_id: str, key_id: str, api_keys: ApiKeys) -> Ended:
+    """Refuses the key, and every token that was given for it, within a second."""
+    return await api_keys.delete(client_id, key_id)

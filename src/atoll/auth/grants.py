@@ -1,4 +1,4 @@
-"""The three grants (RFC 6749 §4.3, §4.4, §6), with refresh token rotation and reuse detection (RFC 9700 §4.14.2).
+"""The grants (RFC 6749 §4.3, §4.4, §6; RFC 8693), with refresh token rotation and reuse detection (RFC 9700 §4.14.2).
 
 No statement runs while a password is hashed: that takes 20 ms, and a transaction that waits for it would hold up the others.
 """
@@ -11,8 +11,9 @@ import time
 
 import msgspec
 
-from atoll.auth import accounts
+from atoll.auth import accounts, oauth
 from atoll.auth.accounts import Client, User
+from atoll.auth.api_keys import api_key
 from atoll.auth.configuration import ADMIN, OPERATOR, Configuration
 from atoll.auth.digests import digest
 from atoll.auth.oauth import Credentials, Granted, OAuthError, TokenRequest
@@ -58,7 +59,11 @@ class Grants:
                 return await self._refresh(request)
             case "client_credentials":
                 return await self._client_credentials(request)
-        raise OAuthError("unsupported_grant_type", "grant_type is password, refresh_token or client_credentials")
+            case oauth.TOKEN_EXCHANGE:
+                return await self._exchange(request)
+        raise OAuthError(
+            "unsupported_grant_type", f"grant_type is password, refresh_token, client_credentials or {oauth.TOKEN_EXCHANGE}"
+        )
 
     async def _password(self, request: TokenRequest) -> Granted:
         username, password = request.required("username"), request.required("password")
@@ -128,6 +133,20 @@ class Grants:
         session_id = new_id() if client.id == OPERATOR else await self._session_of(client)
         return await self._granted(client.id, session_id, _narrowed(client.scope, request.scopes))
 
+    async def _exchange(self, request: TokenRequest) -> Granted:
+        """A token for an API key (RFC 8693). It ends with the key: the key's id is its session."""
+        if request.required("subject_token_type") != oauth.API_KEY:
+            raise OAuthError("invalid_request", f"subject_token_type is {oauth.API_KEY}")
+        async with self._database.reader() as tx:
+            key = await api_key(tx, request.required("subject_token"))
+            client = await accounts.client(tx, key.client_id) if key else None
+        left_s = key.expires_at - int(time.time()) if key and key.expires_at is not None else None
+        if key is None or client is None or (left_s is not None and left_s <= 0):
+            raise OAuthError("invalid_grant", "the API key is not known or has expired")
+        scope = _narrowed(_common(key.scope, client.scope), request.scopes)
+        granted = await self._granted(client.id, key.id, scope, at_most_s=left_s)
+        return msgspec.structs.replace(granted, issued_token_type=oauth.ACCESS_TOKEN)
+
     async def _session_of(self, client: Client) -> str:
         """One for all its tokens, so that they can be ended together."""
         if client.session_id:
@@ -165,8 +184,11 @@ class Grants:
         )
         return token
 
-    async def _granted(self, subject: str, session_id: str, scope: str, refresh_token: str = "") -> Granted:
+    async def _granted(
+        self, subject: str, session_id: str, scope: str, refresh_token: str = "", *, at_most_s: int | None = None
+    ) -> Granted:
         now, lifetime_s = int(time.time()), self._configuration.access_token_lifetime_s
+        lifetime_s = lifetime_s if at_most_s is None else min(lifetime_s, at_most_s)
         claims = Claims(
             iss=self._configuration.issuer,
             aud=self._configuration.audience,
@@ -197,13 +219,11 @@ async def _forget_sessions(tx: Transaction, user_id: str, now: int) -> None:
 
 
 def _narrowed(scope: str, wanted: frozenset[str] | None) -> str:
-    """The scopes that were asked for, in the order of `scope`. Raises OAuthError when one is not among them."""
-    if wanted is None:
-        return scope
-    had = scope.split()
-    if beyond := wanted.difference(had):
-        raise OAuthError("invalid_scope", f"not yours to have: {' '.join(sorted(beyond))}")
-    return " ".join(one for one in had if one in wanted)
+    """The scopes that were asked for. Raises OAuthError when one is not among them."""
+    try:
+        return oauth.narrowed(scope, wanted)
+    except ValueError as beyond:
+        raise OAuthError("invalid_scope", f"not yours to have: {beyond}") from None
 
 
 def _common(scope: str, other: str) -> str:

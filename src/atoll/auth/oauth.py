@@ -13,6 +13,9 @@ from urllib.parse import unquote_plus
 import msgspec
 
 __all__ = [
+    "ACCESS_TOKEN",
+    "API_KEY",
+    "TOKEN_EXCHANGE",
     "Credentials",
     "Granted",
     "OAuthError",
@@ -21,10 +24,14 @@ __all__ = [
     "TokenForm",
     "TokenRequest",
     "is_text",
+    "narrowed",
     "read",
     "read_revocation",
 ]
 
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+API_KEY = "urn:atoll:api-key"
 _STATUS = {"invalid_client": 401}
 _NOT_TEXT = re.compile("[^\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -74,13 +81,15 @@ class TokenRequest:
 class TokenForm(msgspec.Struct, frozen=True):
     """A token request. What must be there depends on `grant_type`; unknown parameters are ignored (§3.2)."""
 
-    grant_type: Annotated[str, msgspec.Meta(description="password, refresh_token or client_credentials")] = ""
+    grant_type: Annotated[str, msgspec.Meta(description="password, refresh_token, client_credentials or token-exchange")] = ""
     username: str = ""
     password: str = ""
     refresh_token: str = ""
     scope: Annotated[str, msgspec.Meta(description="space-separated; without it, all there is to have")] = ""
     client_id: str = ""
     client_secret: str = ""
+    subject_token: str = ""
+    subject_token_type: str = ""
 
 
 class RevocationForm(msgspec.Struct, frozen=True):
@@ -108,6 +117,7 @@ class Granted(msgspec.Struct, frozen=True, omit_defaults=True):
     scope: str
     token_type: str
     refresh_token: str = ""
+    issued_token_type: str = ""
 
 
 def read(form: TokenForm, names: Sequence[str], authorization: str) -> TokenRequest:
@@ -136,6 +146,16 @@ def _parameters(form: TokenForm | RevocationForm, names: Sequence[str], required
     if required not in parameters:
         raise OAuthError("invalid_request", f"{required} is missing")
     return parameters
+
+
+def narrowed(scope: str, wanted: frozenset[str] | None) -> str:
+    """Those of `scope` that are wanted, in its order; None wants all. Raises ValueError with those that are not among them."""
+    if wanted is None:
+        return scope
+    had = scope.split()
+    if beyond := wanted.difference(had):
+        raise ValueError(" ".join(sorted(beyond)))
+    return " ".join(one for one in had if one in wanted)
 
 
 def is_text(value: str) -> bool:

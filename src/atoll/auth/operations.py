@@ -12,6 +12,7 @@ from starlette.requests import Request
 from atoll.auth import accounts, oauth
 from atoll.auth.accounts import Accounts, NewUser
 from atoll.auth.answers import UNCACHED, answer, refusal
+from atoll.auth.api_keys import ApiKeys
 from atoll.auth.configuration import Configuration
 from atoll.auth.grants import Grants
 from atoll.auth.oauth import Granted, OAuthError, TokenForm
@@ -56,10 +57,11 @@ async def register(user: NewUser, known: Accounts) -> Registered:
 
 @operations.post("/token", public=True, status=200, body_limit_bytes=_FORM_LIMIT_BYTES, raises=[NotSigning, Busy])
 async def token(form: Annotated[TokenForm, Form()], request: Request, grants: Grants) -> Granted:
-    """Signs in, refreshes, or gives a client its token (RFC 6749).
+    """Signs in, refreshes, gives a client its token (RFC 6749), or one for an API key (RFC 8693).
 
-    `grant_type` is `password` (`username`, `password`), `refresh_token` (`refresh_token`) or `client_credentials` (HTTP Basic,
-    or `client_id` and `client_secret`); `scope` narrows what the token may do. Errors are those of RFC 6749 §5.2.
+    `grant_type` is `password` (`username`, `password`), `refresh_token` (`refresh_token`), `client_credentials` (HTTP Basic,
+    or `client_id` and `client_secret`) or `urn:ietf:params:oauth:grant-type:token-exchange` (`subject_token`, an API key, and
+    `subject_token_type`, `urn:atoll:api-key`); `scope` narrows what the token may do. Errors are those of RFC 6749 §5.2.
     """
     names = [name for name, _ in (await request.form()).multi_items()]
     try:
@@ -120,6 +122,11 @@ async def revoking(database: Database) -> AsyncIterator[RevocationList]:
 @operations.provides()
 def ending(database: Database, configuration: Configuration, signing: Signing, revocations: RevocationList) -> Sessions:
     return Sessions(database, configuration, signing, revocations)
+
+
+@operations.provides()
+def handing(database: Database, revocations: RevocationList) -> ApiKeys:
+    return ApiKeys(database, revocations)
 
 
 @operations.provides()

@@ -1,4 +1,4 @@
-"""`atoll auth`: signing keys and sessions, through auth's own operations at the gateway. Needs no password on this machine."""
+"""`atoll auth`: signing keys, sessions and API keys, through auth's operations at the gateway. Needs no password here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_PUBLISHED = "the event bus has not taken it yet: gateway and services go on
 
 @click.group()
 def command() -> None:
-    """Signing keys and sessions."""
+    """Signing keys, sessions and API keys."""
 
 
 @command.command()
@@ -76,6 +76,55 @@ def revoke(here: Here, session: str, user: str, client: str, block: bool, unbloc
     else:
         answer = operator.end_user(user, "block" if block else "unblock" if unblock else "")
     click.echo(json.dumps(answer, indent=2) if as_json else _ended(answer))
+    _warn(answer)
+
+
+@command.command("api-keys")
+@click.argument("client")
+@json_option
+@here
+def api_keys(here: Here, client: str, as_json: bool) -> None:
+    """The API keys of CLIENT, oldest first, without their secrets."""
+    found = _Operator.of(here).ask("GET", _keys_of(client))
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(_api_key, found)))
+
+
+@command.command("make-api-key")
+@click.argument("client")
+@click.option("--name", default="", help="What it is for.")
+@click.option("--scope", "scopes", multiple=True, help="What it may do, several times for several. Default: what CLIENT may.")
+@click.option("--expires-in-s", type=int, help="Seconds. Default: good until it is deleted.")
+@json_option
+@here
+def make_api_key(here: Here, client: str, name: str, scopes: tuple[str, ...], expires_in_s: int | None, as_json: bool) -> None:
+    """Make an API key for CLIENT and print it, this once. It is sent as `X-API-Key`."""
+    wanted = {"name": name, "scopes": list(scopes) or None, "expires_in_s": expires_in_s}
+    made = _Operator.of(here).ask("POST", _keys_of(client), wanted)
+    click.echo(json.dumps(made, indent=2) if as_json else made["key"])
+
+
+@command.command("delete-api-key")
+@click.argument("client")
+@click.argument("id")
+@json_option
+@here
+def delete_api_key(here: Here, client: str, id: str, as_json: bool) -> None:
+    """Refuse CLIENT's key ID, and every token that was given for it, within a second."""
+    answer = _Operator.of(here).ask("DELETE", f"{_keys_of(client)}/{urllib.parse.quote(id, safe='')}")
+    click.echo(json.dumps(answer, indent=2) if as_json else "deleted")
+    _warn(answer)
+
+
+def _keys_of(client: str) -> str:
+    return f"/auth/clients/{urllib.parse.quote(client, safe='')}/keys"
+
+
+def _api_key(one: dict[str, Any]) -> str:
+    end = f"until {_moment(one['expires_at'])}" if one["expires_at"] else "until deleted"
+    return f"{one['id']}  {end}  {one['scope']}  {one['name']}".rstrip()
+
+
+def _warn(answer: dict[str, Any]) -> None:
     if not answer.get("published", True):
         click.echo(_NOT_PUBLISHED, err=True)
 
@@ -94,11 +143,12 @@ class _Operator:
         answer = _called(urllib.request.Request(f"{found['url']}/auth/token", urllib.parse.urlencode(form).encode()))
         return cls(found["url"], answer["access_token"])
 
-    def ask(self, method: str, path: str) -> dict[str, Any]:
-        headers = {"authorization": f"Bearer {self.token}"}
-        return _called(urllib.request.Request(self.url + path, method=method, headers=headers))
+    def ask(self, method: str, path: str, content: Any = None) -> Any:
+        headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
+        body = None if content is None else json.dumps(content).encode()
+        return _called(urllib.request.Request(self.url + path, body, headers, method=method))
 
-    def end_user(self, name: str, and_: str) -> dict[str, Any]:
+    def end_user(self, name: str, and_: str) -> Any:
         user = self.ask("GET", f"/auth/users?{urllib.parse.urlencode({'username': name})}")["id"]
         match and_:
             case "block":
@@ -108,10 +158,10 @@ class _Operator:
         return self.ask("DELETE", f"/auth/users/{user}/sessions")
 
 
-def _called(request: urllib.request.Request) -> dict[str, Any]:
+def _called(request: urllib.request.Request) -> Any:
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            return dict(json.loads(response.read() or b"{}"))
+            return json.loads(response.read() or b"{}")
     except urllib.error.HTTPError as error:
         where = f"{request.get_method()} {request.full_url}"
         raise SystemMistake(f"auth refused: {reason(error)}", where=f"{where} answered {error.code}") from None
@@ -125,8 +175,7 @@ def _show_keys(answer: dict[str, Any], as_json: bool) -> None:
     else:
         for key in answer["keys"]:
             click.echo(f"{key['kid']}  {key['state']:<9}  since {_moment(key['created_at'])}{_until(key)}")
-    if not answer["published"]:
-        click.echo(_NOT_PUBLISHED, err=True)
+    _warn(answer)
 
 
 def _until(key: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ COMMANDS = {
     "migrate": ("migrate", "Apply a service's migrations, or begin a new one."),
     "sql": ("sql", "A shell on a service's own database."),
     "token": ("token", "An access token for a user of the running system."),
-    "auth": ("auth", "Signing keys and sessions: list, rotate, withdraw, end."),
+    "auth": ("auth", "Signing keys, sessions, API keys: list, rotate, withdraw, end, make, delete."),
     "env": ("env", "The environment a replica of a service is started with."),
     "explain": ("explain", "What happens to a request and why, or what became of one and of its events."),
     "dead-letters": ("dead_letters", "Events that could not be handled: list, show, retry, discard."),

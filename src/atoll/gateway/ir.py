@@ -11,6 +11,7 @@ from atoll.tokens.keys import KeySet
 
 __all__ = [
     "PUBLIC",
+    "ApiKeys",
     "Border",
     "Cluster",
     "Cors",
@@ -164,6 +165,15 @@ class Issuer:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """A key in `header` is exchanged for a token at `path` of `cluster`, where a token is needed."""
+
+    cluster: str
+    path: str
+    header: str = "x-api-key"
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """Where clients arrive. `body_limit_bytes` is what a request may carry that is for no operation, or for a
     mounted application."""
@@ -201,6 +211,7 @@ class Gateway:
 
     listener: Listener
     issuer: Issuer
+    api_keys: ApiKeys | None = None
     routes: tuple[Entry, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     documents: tuple[Document, ...] = ()

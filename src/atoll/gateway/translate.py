@@ -14,6 +14,7 @@ from itertools import groupby
 
 from atoll.gateway.ir import (
     PUBLIC,
+    ApiKeys,
     Border,
     Cluster,
     Document,
@@ -65,6 +66,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
     return Gateway(
         listener=listener,
         issuer=Issuer(system.issuer, system.audience, known.keys),
+        api_keys=ApiKeys("auth", "/auth/token") if "auth" in clusters else None,
         routes=_with_borders(_with_refusals(routes), system),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=_documents(system, offered, faults),

@@ -38,6 +38,13 @@ _RETRY = (("retry-after", "1"),)
 
 # The first that fits counts.
 PROBLEMS = (
+    Problem(
+        400,
+        "two_credentials",
+        "Bad Request",
+        _OWN_WORDS,
+        when='response.code_details == "lua_response"',
+    ),
     Problem(400, "malformed", "Bad Request", "The request is not valid HTTP, or its path or headers are not allowed"),
     Problem(401, "unauthorized", "Unauthorized", _OWN_WORDS, _TOKEN_HINT),
     # Envoy answers 403 to a token for somebody else (RFC 6750 §3.1 says invalid_token, 401).

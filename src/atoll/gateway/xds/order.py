@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atoll.gateway.ir import Gateway
 from atoll.gateway.xds import (
+    api_keys,
     body_size,
     compression,
     cors,
@@ -35,6 +36,8 @@ def filters(gateway: Gateway, folders: Folders) -> list[Json]:
         rate_limit_headers.filter_(),
         # A flood costs least where nothing has been spent on it yet.
         rate_limit.by_address(),
+        # A key becomes a token, so that from here on there are tokens only.
+        *([api_keys.filter_(gateway.api_keys)] if gateway.api_keys else []),
         # Who is it? Puts the claims into metadata (for rbac) and into headers (for the service and the access log).
         jwt.filter_(folders.source("ecds")),
         # Was their session ended? Reads a header that the token filter sets from the verified token.

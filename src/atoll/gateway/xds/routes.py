@@ -21,7 +21,7 @@ from atoll.gateway.ir import (
     TokenRule,
 )
 from atoll.gateway.paths import Path
-from atoll.gateway.xds import body_size, compression, cors, jwt, rate_limit, rate_limit_headers, rbac, whole_body
+from atoll.gateway.xds import api_keys, body_size, compression, cors, jwt, rate_limit, rate_limit_headers, rbac, whole_body
 from atoll.gateway.xds.typed import Json, header, seconds, typed
 
 __all__ = ["NAME", "resource"]
@@ -164,6 +164,8 @@ def _retries(repeatable: bool, try_timeout_s: float | None = None) -> Json:
 
 def _filters(token: TokenRule) -> dict[str, Any]:
     found: dict[str, Any] = {jwt.NAME: jwt.per_route(token)}
+    if not token.required:
+        found[api_keys.NAME] = api_keys.nothing()
     if token.scope:
         found[rbac.NAME] = rbac.per_route(token.scope)
     return found
