@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite lock bench bench-gateway drill rehearsal clean
+.PHONY: help up test lint types suite lock bench bench-gateway drill rehearsal wasm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,11 @@ drill: $(VENV)/dev.stamp ## kill things at random under load, then reconcile: ma
 
 rehearsal: $(VENV)/dev.stamp ## rotate, withdraw and revoke under load; propagation times: make rehearsal ROUNDS=20 SEED=1
 	$(BIN)/python -m tests.chaos.rehearsal --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
+
+wasm: $(VENV)/dev.stamp ## compile the gateway's HTTP/1.1 filter, after a change in its source
+	cd src/atoll/gateway/strict && ../../../../$(BIN)/uv run --no-project --with ziglang==0.17.1 python -m ziglang cc \
+	  --target=wasm32-freestanding -Oz -Wall -Wextra -Werror -nostdlib -Wl,--no-entry -Wl,--strip-all \
+	  -o strict_http1.wasm strict_http1.c && chmod 644 strict_http1.wasm && sha256sum strict_http1.* > SHA256SUMS
 
 lock: $(VENV)/dev.stamp ## resolve requirements/*.in anew: names, versions and hashes only
 	cd requirements && for name in shop dev; do ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

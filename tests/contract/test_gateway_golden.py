@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from atoll.engines import envoy
+from atoll.gateway import validation
+from atoll.gateway.files import write_resources
 from atoll.gateway.ir import Document, Endpoint, Gateway, Listener
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.translate import translate
@@ -68,28 +68,10 @@ def test_the_bootstrap_is_the_golden_file() -> None:
 
 
 async def test_envoy_accepts_the_golden_files(tmp_path: Path) -> None:
-    """`--mode validate` does not follow file subscriptions, so everything is put in their place."""
     golden = {kind: json.loads((Path(__file__).parents[1] / f"golden/xds/{kind}.json").read_text()) for kind in TYPES}
-    listener = _static(golden["lds"][0], golden["rds"][0], [golden["ecds"][0], golden["revocations"][0]], tmp_path)
-    document = {"static_resources": {"listeners": [listener], "clusters": [_untyped(one) for one in golden["cds"]]}}
-    (tmp_path / "all.json").write_text(json.dumps(document))
+    write_resources(Folders(str(tmp_path)), golden)
 
-    assert await envoy.check(envoy.find(), tmp_path / "all.json") == ""
-
-
-def _static(listener: dict[str, Any], routes: dict[str, Any], filters: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    found = copy.deepcopy(_untyped(listener))
-    manager = found["filter_chains"][0]["filters"][0]["typed_config"]
-    del manager["rds"]
-    manager["route_config"] = _untyped(routes)
-    manager["access_log"][0]["typed_config"]["path"] = str(folder / "access.log")
-    found_by_name = {one["name"]: {"name": one["name"], "typed_config": one["typed_config"]} for one in filters}
-    manager["http_filters"] = [found_by_name.get(one["name"], one) for one in manager["http_filters"]]
-    return found
-
-
-def _untyped(message: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if name != "@type"}
+    assert await validation.check(json.loads(json.dumps(golden).replace(FOLDERS.root, str(tmp_path)))) == ""
 
 
 async def test_envoy_refuses_what_it_does_not_know(tmp_path: Path) -> None:

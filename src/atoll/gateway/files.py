@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from atoll.gateway import strict
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
@@ -45,7 +46,8 @@ def write_listener(folders: Folders, listener: Listener) -> None:
 
 
 def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> None:
-    """All types, in the order in which they refer to each other."""
+    """All types, in the order in which they refer to each other, and first what is the same for all systems."""
+    write(Path(folders.strict_http1), strict.code())
     for kind in TYPES:
         write(Path(folders.file(kind)), body(resources[kind]))
 

@@ -6,12 +6,14 @@ from atoll.gateway.ir import Endpoint
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json, typed_extension
 
-__all__ = ["document"]
+__all__ = ["document", "runtime"]
 
 # The admin port answers anybody on this machine: reading is all it does, and draining, which the host needs.
 _ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info", "/drain_listeners", "/reopen_logs")
 # Each costs some 50 KB at most: far below what a machine can't bear, far above what one gateway is asked for.
 _CONNECTIONS = 20_000
+# A chunk's end that is LF without CR is refused (RFC 9112 §7.1); heads are `strict_http1`'s.
+_RUNTIME = {"envoy.reloadable_features.strict_chunk_parsing": True}
 
 
 def document(folders: Folders, admin: Endpoint) -> Json:
@@ -30,5 +32,11 @@ def document(folders: Folders, admin: Endpoint) -> Json:
                 )
             ]
         },
+        "layered_runtime": runtime(),
         "dynamic_resources": {"lds_config": folders.source("lds"), "cds_config": folders.source("cds")},
     }
+
+
+def runtime() -> Json:
+    """Which of Envoy's own switches are set."""
+    return {"layers": [{"name": "atoll", "static_layer": _RUNTIME}]}

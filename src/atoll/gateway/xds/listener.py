@@ -5,7 +5,7 @@ nothing that changes while a system runs stands here, because a change drains co
 from __future__ import annotations
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import access_log, early_headers, local_reply, order, routes, tracing
+from atoll.gateway.xds import access_log, early_headers, local_reply, order, routes, strict_http1, tracing
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json, seconds, typed, typed_extension
 from atoll.system.budgets import BUDGETS
@@ -25,7 +25,7 @@ def resource(gateway: Gateway, folders: Folders) -> Json:
         "envoy.config.listener.v3.Listener",
         name=NAME,
         address={"socket_address": {"address": listener.host, "port_value": listener.port}},
-        filter_chains=[{"filters": [_manager(gateway, folders)]}],
+        filter_chains=[{"filters": [strict_http1.filter_(folders), _manager(gateway, folders)]}],
         per_connection_buffer_limit_bytes=_BUFFER_BYTES,
     )
 

@@ -29,6 +29,8 @@ __all__ = ["NAME", "resource"]
 NAME = "atoll"
 # Idle longer than any handler may take, or a slow answer would be cut off as an idle stream.
 _IDLE_MARGIN_S = 5.0
+# RFC 9110 §7.2: Host is uri-host [":" port], and there is exactly one (RFC 9112 §3.2).
+_HOST = r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 _SAFE_TO_REPEAT = "connect-failure,refused-stream,reset-before-request"
 
 
@@ -54,7 +56,7 @@ def _everywhere(gateway: Gateway) -> Json:
 
 
 def _routes(gateway: Gateway) -> list[Json]:
-    table: list[tuple[Json, Route | None]] = []
+    table: list[tuple[Json, Route | None]] = [(_strange_host(), None)]
     table += [(entry, None) for document in gateway.documents for entry in _document(document, gateway.cors)]
     for one in gateway.routes:
         table += [(entry, one if isinstance(one, Route) else None) for entry in _entries(one, gateway)]
@@ -63,6 +65,16 @@ def _routes(gateway: Gateway) -> list[Json]:
         table.append((_fallback(gateway.fallback, gateway), None))
     table.append((_not_found({"prefix": "/"}), None))
     return [_limited(entry, route, gateway.limits) for entry, route in table]
+
+
+def _strange_host() -> Json:
+    """Not one name or address, and a port or none: Envoy makes `a,b` of two Host headers and takes `user@host` too."""
+    one_host = {"name": ":authority", "string_match": {"safe_regex": {"regex": _HOST}}, "invert_match": True}
+    return {
+        "match": {"prefix": "/", "headers": [one_host]},
+        "direct_response": {"status": 400},
+        "typed_per_filter_config": _filters(PUBLIC),
+    }
 
 
 def _limited(entry: Json, route: Route | None, limits: Limits) -> Json:
