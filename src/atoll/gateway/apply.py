@@ -1,25 +1,29 @@
 """Leads Envoy from one set of files to the next so that no request meets a route without its cluster.
 
-Clusters are made before routes use them and taken away only after no route does. Every step is confirmed by Envoy
-before the next is written; a rejected file is replaced by the last good one, so that an Envoy that starts finds that.
+Clusters are made before routes use them and taken away only after no route does. Envoy is asked for its opinion of the
+whole before anything is written (`validation`), and confirms every step before the next; what it rejects all the same is
+replaced by what was there before, so that a change counts whole or not at all, and an Envoy that starts finds the last good one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from atoll.errors import Bug, EngineOutage
+from atoll.gateway import validation
 from atoll.gateway.admin import Admin, Seen
 from atoll.gateway.files import body, version, write
 from atoll.gateway.xds.folders import TYPES, Folders
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["Applier", "steps"]
+
+logger = logging.getLogger("atoll.gateway")
 
 _POLL_S = 0.003
 _CONFIRM_S = 5.0
@@ -42,11 +46,13 @@ def steps(old: Files, new: Mapping[str, list[Json]]) -> Iterator[tuple[str, byte
 
 def _leaving(old: bytes, new: list[Json]) -> list[Json]:
     """The clusters that are in the old file alone."""
-    if not old:
-        return []
-    resources: list[dict[str, Any]] = msgspec.json.decode(old)["resources"]
     kept = {cluster["name"] for cluster in new}
-    return [cluster for cluster in resources if cluster["name"] not in kept]
+    return [cluster for cluster in _resources(old) if cluster["name"] not in kept]
+
+
+def _resources(content: bytes) -> list[Json]:
+    """Those in a file; none in one that is not there."""
+    return list(msgspec.json.decode(content)["resources"]) if content else []
 
 
 class Applier:
@@ -59,10 +65,32 @@ class Applier:
         self.good: dict[str, bytes] = _on_disk(folders)
 
     async def apply(self, resources: Mapping[str, list[Json]]) -> None:
-        """Returns when Envoy uses all of it. Raises Bug when it rejects something (the last good file is back), and
+        """Returns when Envoy uses all of it. Raises Bug when it refuses something (then nothing has changed), and
         EngineOutage while it does not answer; then all files are written, for the Envoy that starts next.
         """
         pending = list(steps(self.good, resources)) or [(kind, self.good[kind]) for kind in TYPES]
+        await self._validate(resources, {kind for kind, _ in pending})
+        before = dict(self.good)
+        try:
+            await self._write_in_steps(pending)
+        except Bug:
+            self._restore(before, [kind for kind, _ in pending])
+            raise
+
+    async def _validate(self, resources: Mapping[str, list[Json]], changed: set[str]) -> None:
+        """Raises Bug with Envoy's reason."""
+        old = {kind: _resources(self.good.get(kind, b"")) for kind in changed}
+        if not validation.questionable(old, {kind: resources[kind] for kind in changed}):
+            return
+        try:
+            reason = await validation.check(validation.part_to_check(old, resources))
+        except EngineOutage as outage:
+            logger.debug("Envoy is not here to validate with (%s): it refuses what it can't use itself", outage)
+            return
+        if reason:
+            raise Bug(f"Envoy refuses this change: {reason}", hint="nothing of it was written, the last good state is kept")
+
+    async def _write_in_steps(self, pending: list[tuple[str, bytes]]) -> None:
         seen = await self._admin.look()
         for at, (kind, content) in enumerate(pending):
             if seen is None:
@@ -83,13 +111,18 @@ class Applier:
             if seen.versions[kind] == wanted and not seen.warming:
                 return seen
             if seen.refused[kind] > before.refused[kind]:
-                if kind in self.good:
-                    self._write(kind, self.good[kind])
                 raise Bug(f"Envoy rejected {kind} {wanted}: its log says why", hint="the last good state is kept")
             if asyncio.get_running_loop().time() > end:
                 raise EngineOutage(f"Envoy has not taken over {kind} {wanted} within {self._confirm_s} s")
             await asyncio.sleep(_POLL_S)
         return None
+
+    def _restore(self, before: dict[str, bytes], kinds: list[str]) -> None:
+        """The last step first, so that no route is without its cluster on the way back either."""
+        for kind in reversed(kinds):
+            if kind in before:
+                self._write(kind, before[kind])
+        self.good = before
 
     def _write(self, kind: str, content: bytes) -> None:
         write(Path(self._folders.file(kind)), content)

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from atoll.bus.ports import Bus, Received
-from atoll.errors import AtollError, BusOutage, EngineOutage, SystemMistake
+from atoll.errors import AtollError, Bug, BusOutage, EngineOutage, SystemMistake
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.files import digest, write, write_initial, write_listener
@@ -134,6 +134,9 @@ class Controller:
         except EngineOutage as outage:
             self._again(outage)
             return False
+        except Bug as refusal:
+            self._report.failed(str(refusal))
+            return True
         except Exception as error:
             logger.exception("a change could not be applied; the last good state stays")
             self._report.failed(str(error))

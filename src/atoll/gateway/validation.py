@@ -18,7 +18,7 @@ from atoll.engines import envoy
 from atoll.gateway.xds import bootstrap
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["bootstrap_of", "check", "questionable"]
+__all__ = ["bootstrap_of", "check", "part_to_check", "questionable"]
 
 Resources = Mapping[str, list[Json]]
 
@@ -32,19 +32,42 @@ async def check(resources: Resources) -> str:
 
 
 def questionable(old: Resources, new: Resources) -> bool:
-    """Whether a change needs Envoy's opinion first.
+    """Whether a change needs Envoy's opinion first. Both hold the types of which something differs.
 
-    Not when only endpoints differ: they were parsed before they came here. Not when one ECDS resource does: Envoy
-    takes that or leaves it, and a withdrawn key must not wait.
+    Not when only endpoints differ: they were parsed before they came here. Not when one filter does: Envoy takes that or
+    leaves it, and a key that was withdrawn must not wait.
     """
-    changed = {(kind, name) for kind in new for name in _changed(kind, old.get(kind, []), new[kind])}
-    return len(changed) > 1 or any(kind != "ecds" for kind, _ in changed)
+    changed = {(kind, name) for kind in new for name in _changed(old.get(kind, []), new[kind])}
+    return len(changed) > 1 or any(kind in ("lds", "cds", "rds") for kind, _ in changed)
 
 
-def _changed(kind: str, old: list[Json], new: list[Json]) -> set[str]:
-    before, after = ({str(one["name"]): _without_endpoints(one) for one in some} for some in (old, new))
-    gone = set() if kind == "cds" else before.keys() - after.keys()
-    return gone | {name for name, one in after.items() if before.get(name) != one}
+def _changed(old: list[Json], new: list[Json]) -> set[str]:
+    """The names of what is new or not the same; what is gone can't be wrong."""
+    before = {one["name"]: _without_endpoints(one) for one in old}
+    return {str(one["name"]) for one in new if before.get(one["name"]) != _without_endpoints(one)}
+
+
+def part_to_check(old: Resources, new: Resources) -> Resources:
+    """All of `new`, but of its routes those only that are not in `old`: the others were checked when they came.
+
+    `old` holds the types of which something differs; without route tables in it, no route does.
+    """
+    known = {_text(route) for table in old.get("rds", new["rds"]) for route in _routes(table)}
+    return {**new, "rds": [_without_routes(table, known) for table in new["rds"]]}
+
+
+def _routes(table: Json) -> list[Json]:
+    return [route for host in table["virtual_hosts"] for route in host["routes"]]
+
+
+def _without_routes(table: Json, known: set[bytes]) -> Json:
+    hosts = table["virtual_hosts"]
+    fresh = [{**host, "routes": [route for route in host["routes"] if _text(route) not in known]} for host in hosts]
+    return {**table, "virtual_hosts": fresh}
+
+
+def _text(route: Json) -> bytes:
+    return msgspec.json.encode(route, order="deterministic")
 
 
 def _without_endpoints(resource: Json) -> Json:

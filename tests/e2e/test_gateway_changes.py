@@ -1,0 +1,140 @@
+"""A change counts whole or not at all: what Envoy would refuse is never written, and the next good change goes through."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from atoll.errors import Bug
+from atoll.gateway import validation
+from atoll.gateway.admin import Admin
+from atoll.gateway.apply import Applier
+from atoll.gateway.known import Known
+from atoll.gateway.translate import translate
+from atoll.gateway.xds.folders import TYPES
+from atoll.gateway.xds.resources import render
+from tests.support.gateway import Rig, contract, gateway, known, load, replica, upstreams
+
+ORDERS = contract("orders", {"/orders": {"get": {"security": []}}})
+NEWER = contract("orders", {"/orders": {"get": {"security": []}}, "/orders/new": {"get": {"security": []}}})
+
+Resources = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with upstreams(tmp_path, "orders-1") as (one,), gateway(tmp_path / "gateway", _known(one.address)) as made:
+        yield made
+
+
+def _known(address: str) -> Known:
+    return known(ORDERS, replicas=(replica(ORDERS, "orders-1", address),))
+
+
+def _resources(rig: Rig, what: Known) -> Resources:
+    return copy.deepcopy(dict(render(translate(what, rig.listener), rig.folders)))
+
+
+def _files(rig: Rig) -> dict[str, bytes]:
+    return {kind: Path(rig.folders.file(kind)).read_bytes() for kind in TYPES}
+
+
+def _newer(rig: Rig) -> Known:
+    """One more operation, which the replica offers too."""
+    (one,) = rig.known.replicas.values()
+    changed = known(NEWER, replicas=(replica(NEWER, one.replica, one.address),))
+    return replace(changed, keys=rig.known.keys)
+
+
+def _unknown_field(resources: Resources) -> None:
+    resources["rds"][0]["virtual_hosts"][0]["routes"][-1]["requre_tls"] = "ALL"
+
+
+def _unknown_cluster(resources: Resources) -> None:
+    resources["rds"][0]["virtual_hosts"][0]["routes"].insert(0, {"match": {"prefix": "/x"}, "route": {"cluster": "nobody"}})
+
+
+def _bad_expression(resources: Resources) -> None:
+    routes = resources["rds"][0]["virtual_hosts"][0]["routes"]
+    routes.insert(0, {"match": {"safe_regex": {"regex": "/x("}}, "direct_response": {"status": 200}})
+
+
+def _bad_cluster(resources: Resources) -> None:
+    resources["cds"][0]["connect_timeout"] = "-1s"
+
+
+def _bad_filter(resources: Resources) -> None:
+    manager = resources["lds"][0]["filter_chains"][0]["filters"][-1]["typed_config"]
+    manager["http_filters"].append({"name": "last", "typed_config": manager["http_filters"][-1]["typed_config"]})
+
+
+FAULTS = {
+    "requre_tls": _unknown_field,
+    "nobody": _unknown_cluster,
+    "missing )": _bad_expression,
+    "connect_timeout": _bad_cluster,
+    "last": _bad_filter,
+}
+
+
+async def test_what_envoy_would_refuse_is_refused_whole_and_with_its_reason(rig: Rig) -> None:
+    applier, before = Applier(rig.folders, Admin(rig.admin)), _files(rig)
+    async with load(lambda http: http.get(rig.url + "/orders")) as traffic:
+        for word, spoil in FAULTS.items():
+            bad = _resources(rig, _newer(rig))
+            spoil(bad)
+            with pytest.raises(Bug, match="Envoy refuses this change") as refusal:
+                await applier.apply(bad)
+            assert word in refusal.value.detail
+            assert _files(rig) == before
+        await traffic.reach(20)
+        await applier.apply(_resources(rig, _newer(rig)))
+        await traffic.reach(20)
+
+    assert traffic.failures == []
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + "/orders/new")).status_code == 200
+
+
+async def test_what_only_a_running_envoy_can_refuse_is_taken_back_too(rig: Rig) -> None:
+    """A key set is not validated first, because a withdrawn key must not wait."""
+    applier, before = Applier(rig.folders, Admin(rig.admin)), _files(rig)
+    bad = _resources(rig, rig.known)
+    bad["ecds"][0]["typed_config"]["providers"]["atoll"]["local_jwks"]["inline_string"] = "nonsense"
+
+    with pytest.raises(Bug, match="rejected ecds"):
+        await applier.apply(bad)
+
+    assert _files(rig) == before
+    await applier.apply(_resources(rig, _newer(rig)))
+
+
+async def test_replicas_and_keys_never_wait_for_validation_and_routes_do(rig: Rig) -> None:
+    now = _resources(rig, rig.known)
+    moved = _resources(rig, _known("127.0.0.1:9"))
+    rotated = copy.deepcopy(now)
+    rotated["ecds"][0]["typed_config"]["providers"]["atoll"]["issuer"] = "http://other"
+
+    assert not validation.questionable(now, moved)
+    assert not validation.questionable(now, rotated)
+    assert not validation.questionable(now, {**now, "cds": []})
+    assert validation.questionable(now, _resources(rig, _newer(rig)))
+    assert validation.questionable({kind: [] for kind in TYPES}, now)
+
+
+async def test_of_many_routes_only_the_new_ones_are_looked_at_again(rig: Rig) -> None:
+    old, new = _resources(rig, rig.known), _resources(rig, _newer(rig))
+
+    (table,) = validation.part_to_check(old, new)["rds"]
+
+    paths = {route["match"].get("path") for route in table["virtual_hosts"][0]["routes"]}
+    assert "/orders/new" in paths
+    assert "/orders" not in paths
+    (unchanged,) = validation.part_to_check({"cds": old["cds"]}, new)["rds"]
+    assert unchanged["virtual_hosts"][0]["routes"] == []
