@@ -66,8 +66,8 @@ def known(*contracts: Contract, replicas: tuple[Replica, ...] = (), **changes: A
     )
 
 
-def replica(of: Contract, name: str, address: str, beat: float = 0.0) -> Replica:
-    return Replica(of.service, name, address, digest=of.digest, beat=beat)
+def replica(of: Contract, name: str, address: str, beat: float = 0.0, *, tls: bool = False) -> Replica:
+    return Replica(of.service, name, address, digest=of.digest, beat=beat, tls=tls)
 
 
 @dataclass

@@ -95,6 +95,11 @@ def test_the_manifest_that_is_shown_can_be_read_and_reserved_names_are_listed() 
 # environment variables
 
 
+VALUES = dict.fromkeys(("ATOLL_GATEWAY_PORT", "ATOLL_GATEWAY_REDIRECT_PORT", "ATOLL_GATEWAY_HSTS_S"), "8080") | {
+    "ATOLL_GATEWAY_UPSTREAM": "plain"
+}
+
+
 class Asked(dict[str, str]):
     """Variables that remember which of them were asked for."""
 
@@ -123,10 +128,12 @@ def test_the_page_has_the_variables_of_a_service() -> None:
 
 
 def test_the_page_has_the_variables_of_the_gateways_controller() -> None:
-    asked = Asked(dict.fromkeys(variables("## The gateway's controller"), "1:1") | {"ATOLL_GATEWAY_PORT": "8080"})
+    asked = Asked(dict.fromkeys(variables("## The gateway's controller"), "1:1") | VALUES)
     controller.Environment.read(asked)
     assert variables("## The gateway's controller") == asked.names
-    assert required("## The gateway's controller") == asked.names - {"ATOLL_GATEWAY_HOST", "ATOLL_GATEWAY_NAME"}
+    needed = {"ATOLL_BUS_URL", "ATOLL_GATEWAY_DIR", "ATOLL_GATEWAY_PORT", "ATOLL_ENVOY_ADMIN"}
+    assert required("## The gateway's controller") == needed
+    controller.Environment.read({name: value for name, value in asked.items() if name in needed})
 
 
 def test_the_page_has_every_variable_that_the_code_names() -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from atoll.gateway.ir import PUBLIC, Border, Endpoint, Entry, Gateway, Listener, MethodList, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import (
+    PUBLIC,
+    Border,
+    Endpoint,
+    Entry,
+    Gateway,
+    Listener,
+    MethodList,
+    MethodRefusal,
+    Route,
+    TokenRule,
+    Upstream,
+)
 from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.translate import translate
 from atoll.registry.replica import Replica
@@ -366,3 +379,46 @@ def test_addresses_survive_a_round_trip() -> None:
         "[::1]:80",
         "orders:80",
     ]
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "upstream", "fault"),
+    [
+        ("127.0.0.1:2100", False, Upstream(), ""),
+        ("127.0.0.1:2100", False, Upstream(certified=True), ""),
+        ("[::1]:2100", True, Upstream(certified=True), ""),
+        ("[::1]:2100", True, Upstream(), "this gateway has no certificate to show"),
+        ("10.0.0.1:2100", True, Upstream(certified=True), ""),
+        ("10.0.0.1:2100", True, Upstream(), "this gateway has no certificate to show"),
+        ("10.0.0.1:2100", False, Upstream(), "does not speak TLS"),
+        ("10.0.0.1:2100", False, Upstream(certified=True), "does not speak TLS"),
+        ("[2001:db8::1]:2100", False, Upstream(certified=True), "does not speak TLS"),
+        ("10.0.0.1:2100", False, Upstream(plain=True), ""),
+        ("10.0.0.1:2100", True, Upstream(certified=True, plain=True), ""),
+    ],
+)
+def test_a_replica_on_another_machine_speaks_tls_or_is_left_out(
+    address: str, tls: bool, upstream: Upstream, fault: str
+) -> None:
+    orders = contract("orders", {"/orders": PUBLIC_GET})
+    gateway = translate(
+        known(orders, replicas=(replica(orders, "orders-1", address, tls=tls),)), replace(LISTENER, upstream=upstream)
+    )
+
+    (cluster,) = gateway.clusters
+    if fault:
+        (told,) = gateway.faults
+        assert told.startswith(f"the replica orders-1 of orders at {address} is left out")
+        assert fault in told
+        assert cluster.endpoints == ()
+    else:
+        assert gateway.faults == ()
+        assert [(str(one), one.tls) for one in cluster.endpoints] == [(address, tls)]
+
+
+def test_a_replica_that_is_left_out_takes_no_operation_with_it() -> None:
+    """Its contract is the newest all the same: the operation is there, and nobody to take it."""
+    orders = contract("orders", {"/orders": PUBLIC_GET})
+    gateway = translate(known(orders, replicas=(replica(orders, "orders-1", "10.0.0.1:1"),)), LISTENER)
+
+    assert [route.cluster for route in _routes(gateway).values()] == ["orders"]

@@ -116,6 +116,17 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ('format = 1\nname = "s"\n[gateway.cors]\norigins = ["*"]\ncredentials = true\n', 4, "every page of the internet", ""),
         ('format = 1\nname = "s"\n[gateway]\nrate_limit = 10\n', 4, 'a rate like "10/s"', ""),
         ('format = 1\nname = "s"\n[gateway]\naddress_rate_limit = "9/h"\n', 4, 'a rate per second, like "500/s"', ""),
+        ('format = 1\nname = "s"\n[gateway.tls]\nca = "x"\n', 4, "unknown key `ca` in [gateway.tls]", "certificate, hsts_s"),
+        ('format = 1\nname = "s"\n[gateway.tls]\nhsts_s = -1\n', 4, "whole number from 0 to 63072000, not -1", ""),
+        ('format = 1\nname = "s"\n[gateway.tls]\nkey = "k.pem"\n', 4, "`key` stands without `certificate`", "certificate ="),
+        ('format = 1\nname = "s"\n[gateway.tls]\ncertificate = "c"\n', 4, "`certificate` stands without `key`", "key ="),
+        (
+            'format = 1\nname = "s"\n[gateway.tls]\nredirect_port = 8080\n',
+            4,
+            "is the gateway's own port",
+            "a port of their own",
+        ),
+        ('format = 1\nname = "s"\n[gateway]\npublic_url = "http://a"\n[gateway.tls]\n', 4, "begins with http://", "https://"),
         ('format = 1\nname = "s"\n[bus]\nsync_always = 1\n', 4, "`sync_always` must be true or false, not 1", ""),
         ('format = 1\nname = "s"\n[services]\na = 1\n', 4, "must be a table", "[services.a]"),
         ('format = 1\nname = "s"\n[services.a]\n\nreplica = 2\n', 5, "unknown key `replica` in [services.a]", "replicas"),
@@ -146,6 +157,66 @@ def test_a_mistake_names_its_line_and_what_would_be_right(text: str, line: int, 
     assert error.where == f"/shop/atoll.toml:{line}"
     assert said in error.detail
     assert hint in error.hint
+
+
+TLS = """\
+format = 1
+name = "s"
+[gateway]
+public_url = "https://shop.example"
+[gateway.tls]
+certificate = "tls/certificate.pem"
+key = "/etc/tls/key.pem"
+[environments.staging.gateway]
+public_url = "https://localhost:8443"
+port = 8443
+[environments.staging.gateway.tls]
+redirect_port = 8080
+"""
+
+
+def test_tls_has_its_files_from_the_manifests_folder_and_the_issuer_follows() -> None:
+    system = shop(TLS)
+    tls = system.gateway.tls
+    assert tls is not None
+    assert (tls.certificate, tls.key) == (Path("/shop/tls/certificate.pem"), Path("/etc/tls/key.pem"))
+    assert (tls.where, tls.local, tls.redirect_port, tls.http3) == ("/shop/atoll.toml:5", False, None, False)
+    assert system.issuer == "https://shop.example/auth"
+    staging = shop(TLS, "staging").gateway
+    assert staging.tls is not None
+    assert (staging.tls.redirect_port, staging.tls.certificate) == (8080, tls.certificate)
+
+
+def test_tls_changes_the_public_url_that_nobody_wrote() -> None:
+    plain = shop('format = 1\nname = "s"\n')
+    assert plain.gateway.url == "http://localhost:8080"
+    assert shop('format = 1\nname = "s"\n[gateway.tls]\n').gateway.url == "https://localhost:8080"
+    asked = plain.with_tls()
+    assert (asked.gateway.url, asked.issuer) == ("https://localhost:8080", "https://localhost:8080/auth")
+    assert asked.gateway.tls is not None
+    assert asked.gateway.tls.local
+    assert shop(TLS).with_tls() == shop(TLS)
+    moved = shop(TLS, "staging").at_ports(9443, 9080)
+    assert (moved.gateway.url, moved.gateway.port) == ("https://localhost:9443", 9443)
+    assert moved.gateway.tls is not None
+    assert moved.gateway.tls.redirect_port == 9080
+    assert plain.at_ports(9443, 9080).gateway.url == "http://localhost:9443"
+
+
+@pytest.mark.parametrize(
+    ("gateway", "hsts_s"),
+    [
+        ("[gateway]\nport = 8080", 0),
+        ("[gateway.tls]", 0),
+        ('[gateway]\npublic_url = "https://shop.example"\n[gateway.tls]\ncertificate = "c"\nkey = "k"', 31_536_000),
+        ('[gateway.tls]\ncertificate = "c"\nkey = "k"', 0),
+        ('[gateway]\npublic_url = "https://127.0.0.1:8443"\n[gateway.tls]\ncertificate = "c"\nkey = "k"', 0),
+        ('[gateway.tls]\ncertificate = "c"\nkey = "k"\nhsts_s = 60', 60),
+        ('[gateway]\npublic_url = "https://shop.example"\n[gateway.tls]\ncertificate = "c"\nkey = "k"\nhsts_s = 0', 0),
+    ],
+)
+def test_browsers_are_bound_to_https_for_a_year_but_never_on_this_machines_own_names(gateway: str, hsts_s: int) -> None:
+    assert shop(f'format = 1\nname = "s"\n{gateway}\n').gateway.hsts_s == hsts_s
 
 
 def test_an_unknown_environment_names_those_there_are() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from atoll.cli.here import Here, here, json_option
-from atoll.cli.token import reason
+from atoll.cli.token import reason, trusting
 from atoll.errors import EngineOutage, SystemMistake
 
 __all__ = ["command"]
@@ -131,22 +131,23 @@ def _warn(answer: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Operator:
-    """Auth's operations at the gateway at `url`, called with a token of the operator's."""
+    """Auth's operations at the gateway at `url`, which `ca` vouches for, called with a token of the operator's."""
 
     url: str
+    ca: str
     token: str
 
     @classmethod
     def of(cls, here: Here) -> _Operator:
         found = here.ask({"do": "operator"})
         form = {"grant_type": "client_credentials", "client_id": "operator", "client_secret": found["secret"]}
-        answer = _called(urllib.request.Request(f"{found['url']}/auth/token", urllib.parse.urlencode(form).encode()))
-        return cls(found["url"], answer["access_token"])
+        request = urllib.request.Request(f"{found['url']}/auth/token", urllib.parse.urlencode(form).encode())
+        return cls(found["url"], found["ca"], _called(request, found["ca"])["access_token"])
 
     def ask(self, method: str, path: str, content: Any = None) -> Any:
         headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
         body = None if content is None else json.dumps(content).encode()
-        return _called(urllib.request.Request(self.url + path, body, headers, method=method))
+        return _called(urllib.request.Request(self.url + path, body, headers, method=method), self.ca)
 
     def end_user(self, name: str, and_: str) -> Any:
         user = self.ask("GET", f"/auth/users?{urllib.parse.urlencode({'username': name})}")["id"]
@@ -158,9 +159,9 @@ class _Operator:
         return self.ask("DELETE", f"/auth/users/{user}/sessions")
 
 
-def _called(request: urllib.request.Request) -> Any:
+def _called(request: urllib.request.Request, ca: str) -> Any:
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=trusting(ca)) as response:
             return json.loads(response.read() or b"{}")
     except urllib.error.HTTPError as error:
         where = f"{request.get_method()} {request.full_url}"

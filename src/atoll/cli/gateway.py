@@ -53,14 +53,12 @@ def _saved(here: Here) -> Saved | None:
 
 def _accepted(here: Here) -> Gateway:
     """The gateway of a system that has never run here: from the contracts that git has."""
-    from atoll.gateway.ir import Listener
     from atoll.gateway.translate import translate
-    from atoll.host.gateway import known_at_start
-    from atoll.host.processes import LOOPBACK
+    from atoll.host.gateway import known_at_start, listener_of
     from atoll.system import files
 
     contracts = {one.name: found for one in here.system.services if (found := files.accepted(here.system, one.name))}
-    return translate(known_at_start(here.system, contracts), Listener(LOOPBACK, here.system.gateway.port))
+    return translate(known_at_start(here.system, contracts), listener_of(here.system.gateway))
 
 
 def _check(gateway: Gateway, what: str) -> None:
@@ -104,7 +102,7 @@ def _state(here: Here, saved: Saved | None, running: bool) -> list[str]:
     if saved is None:
         return [f"{name} has never run here. This is what its accepted contracts ask of the gateway:"]
     report = applied(here.layout.gateway)
-    where = f"http://{saved.listener.host}:{saved.listener.port}"
+    where = f"{'https' if saved.listener.tls else 'http'}://{saved.listener.host}:{saved.listener.port}"
     if not running:
         return [f"{name} does not run: Envoy does not answer at {saved.admin}. This is what the gateway knew last:"]
     lines = [f"{name} at {where}, version {report.get('version', 0)} of its configuration{_controller(here)}"]

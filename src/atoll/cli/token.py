@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import urllib.error
 import urllib.parse
@@ -14,7 +15,7 @@ import click
 from atoll.cli.here import Here, here, json_option
 from atoll.errors import SystemMistake
 
-__all__ = ["command", "reason", "sign_in"]
+__all__ = ["command", "reason", "sign_in", "trusting"]
 
 _TIMEOUT_S = 15
 
@@ -32,8 +33,8 @@ def command(here: Here, user: str, password: str | None, as_json: bool) -> None:
 
 def sign_in(here: Here, user: str, password: str | None = None) -> dict[str, Any]:
     """The running system's answer to USER. Without a password it is the manifest's, or the one that is typed."""
-    url: str = here.ask({"do": "ps"})["url"]
-    return _sign_in(url, user, _password(here, user) if password is None else password)
+    running = here.ask({"do": "ps"})
+    return _sign_in(running["url"], running["ca"], user, _password(here, user) if password is None else password)
 
 
 def _password(here: Here, user: str) -> str:
@@ -50,10 +51,15 @@ def _password(here: Here, user: str) -> str:
     return typed
 
 
-def _sign_in(url: str, user: str, password: str) -> dict[str, Any]:
+def trusting(ca: str) -> ssl.SSLContext | None:
+    """For a gateway whose certificate `ca` alone vouches for; None, which is everybody's, where there is no such thing."""
+    return ssl.create_default_context(cafile=ca) if ca else None
+
+
+def _sign_in(url: str, ca: str, user: str, password: str) -> dict[str, Any]:
     form = urllib.parse.urlencode({"grant_type": "password", "username": user, "password": password}).encode()
     try:
-        with urllib.request.urlopen(f"{url}/auth/token", form, timeout=_TIMEOUT_S) as response:
+        with urllib.request.urlopen(f"{url}/auth/token", form, timeout=_TIMEOUT_S, context=trusting(ca)) as response:
             return dict(json.load(response))
     except urllib.error.HTTPError as error:
         raise SystemMistake(f"{user!r} can't sign in: {url}/auth/token answered {error.code}, {reason(error)}") from None

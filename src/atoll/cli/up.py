@@ -23,6 +23,7 @@ __all__ = ["command"]
 @click.command()
 @click.option("--detach", is_flag=True, help="Return when everything is ready; `atoll down` stops it.")
 @click.option("--isolated", is_flag=True, help="Choose a free port for the gateway too, to run beside another copy.")
+@click.option("--tls", is_flag=True, help="HTTPS, with a certificate that this machine makes unless atoll.toml names one.")
 @click.option("--reload", is_flag=True, help="Replace a service's replicas when its files change.")
 @click.option("--frozen", is_flag=True, help="Refuse contracts that differ from the accepted ones.")
 @click.option("--except", "excluded", multiple=True, metavar="NAME", help="Start everything of NAME but its replicas.")
@@ -156,7 +157,13 @@ def text(summary: dict[str, Any], folder: Path) -> str:
         pids = ", ".join(str(one["pid"]) for one in own)
         lines.append(f"  {name:<14} {where:<42} pid {pids}".rstrip())
     lines += [f"  {name:<14} is down: {why}" for name, why in summary["down"].items()]
-    return "\n".join(lines + _logins(summary) + _examples(summary, _typed(folder)))
+    return "\n".join(lines + _trust(summary) + _logins(summary) + _examples(summary, _typed(folder)))
+
+
+def _trust(summary: dict[str, Any]) -> list[str]:
+    if not summary["ca"]:
+        return []
+    return ["", f"  HTTPS with a certificate of this machine's own: clients must trust {summary['ca']}"]
 
 
 def _logins(summary: dict[str, Any]) -> list[str]:
@@ -174,12 +181,13 @@ def _typed(folder: Path) -> str:
 
 def _examples(summary: dict[str, Any], atoll: str) -> list[str]:
     lines = ["", f"  API: {summary['url']}/docs"]
+    curl = f"curl --cacert {shlex.quote(summary['ca'])}" if summary["ca"] else "curl"
     public = [one for one in summary["examples"] if one["public"]]
     private = [one for one in summary["examples"] if not one["public"]]
     if public:
-        lines.append(f"  curl {summary['url']}{public[0]['path']}")
+        lines.append(f"  {curl} {summary['url']}{public[0]['path']}")
     if private and summary["logins"]:
         user = next(iter(summary["logins"]))
         token = f'-H "Authorization: Bearer $({atoll} token {user})"'
-        lines.append(f"  curl {token} {summary['url']}{private[0]['path']}")
+        lines.append(f"  {curl} {token} {summary['url']}{private[0]['path']}")
     return lines

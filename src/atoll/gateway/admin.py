@@ -11,6 +11,7 @@ import msgspec
 
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.xds import jwt, listener, revocations, routes
+from atoll.gateway.xds.folders import SECRETS
 
 __all__ = ["Admin", "Seen"]
 
@@ -20,6 +21,7 @@ _SCOPES = {
     "rds": f"http.{listener.STAT_PREFIX}.rds.{routes.NAME}",
     "ecds": f"extension_config_discovery.http_filter.{jwt.NAME}",
     "revocations": f"extension_config_discovery.http_filter.{revocations.NAME}",
+    **{kind: f"sds.{kind}" for kind in SECRETS},
 }
 _WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 _QUESTION = "/stats?format=json&filter=(version_text|warming_clusters|listeners_warming|update_rejected|update_failure)$"

@@ -2,7 +2,7 @@
 
 Clusters are made before routes use them and taken away only after no route does. Envoy is asked for its opinion of the
 whole before anything is written (`validation`), and confirms every step before the next; what it rejects all the same is
-replaced by what was there before, so that a change counts whole or not at all, and an Envoy that starts finds the last good one.
+replaced by what was there before, so that a change counts whole or not at all, and an Envoy that starts finds the last good.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from atoll.errors import AtollError, Bug, BusOutage, EngineOutage, SystemMistake
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.files import digest, write, write_initial, write_listener
-from atoll.gateway.ir import Endpoint, Gateway, Listener
+from atoll.gateway.ir import Endpoint, Gateway, Listener, Tls, Upstream
 from atoll.gateway.known import GATEWAY, Known, Replica, SystemEntry
+from atoll.gateway.secrets import Follower, Origin, write_secrets
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
@@ -58,25 +59,69 @@ class Environment:
     listener: Listener
     admin: Endpoint
     name: str
+    origins: tuple[Origin, ...] = ()
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Environment:
         """From ATOLL_BUS_URL, ATOLL_GATEWAY_DIR, ATOLL_GATEWAY_PORT, ATOLL_ENVOY_ADMIN (host:port) and, optionally,
-        ATOLL_GATEWAY_HOST (127.0.0.1) and ATOLL_GATEWAY_NAME (host name and port). Raises SystemMistake that names what
-        is missing or wrong.
+        ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port) and what docs/reference/environment.md says of
+        TLS. Raises SystemMistake that names what is missing or wrong.
         """
         try:
             return cls(
                 bus_url=env["ATOLL_BUS_URL"],
                 root=Path(env["ATOLL_GATEWAY_DIR"]).absolute(),
-                listener=Listener(env.get("ATOLL_GATEWAY_HOST", "127.0.0.1"), int(env["ATOLL_GATEWAY_PORT"])),
+                listener=_listener(env),
                 admin=Endpoint.parse(env["ATOLL_ENVOY_ADMIN"]),
                 name=_key(env.get("ATOLL_GATEWAY_NAME") or f"{socket.gethostname()}-{env['ATOLL_GATEWAY_PORT']}"),
+                origins=_origins(env),
             )
         except KeyError as missing:
             raise SystemMistake(f"{missing.args[0]} is not set", hint="`atoll up` sets it") from None
         except ValueError as error:
-            raise SystemMistake(f"ATOLL_GATEWAY_PORT or ATOLL_ENVOY_ADMIN: {error}") from None
+            raise SystemMistake(f"a port of the gateway's environment, or ATOLL_ENVOY_ADMIN: {error}") from None
+
+
+def _listener(env: Mapping[str, str]) -> Listener:
+    host, port = env.get("ATOLL_GATEWAY_HOST", "127.0.0.1"), int(env["ATOLL_GATEWAY_PORT"])
+    return Listener(host, port, tls=_tls(env), upstream=_upstream(env))
+
+
+def _upstream(env: Mapping[str, str]) -> Upstream:
+    said = env.get("ATOLL_GATEWAY_UPSTREAM", "")
+    if said not in ("", "plain"):
+        raise SystemMistake(f"ATOLL_GATEWAY_UPSTREAM is {said!r}", hint="it is `plain`, or not set")
+    return Upstream(certified=bool(env.get("ATOLL_GATEWAY_UPSTREAM_CERTIFICATE")), plain=said == "plain")
+
+
+def _tls(env: Mapping[str, str]) -> Tls | None:
+    if not env.get("ATOLL_GATEWAY_CERTIFICATE"):
+        return None
+    redirect_port = env.get("ATOLL_GATEWAY_REDIRECT_PORT")
+    return Tls(
+        hsts_s=int(env.get("ATOLL_GATEWAY_HSTS_S") or 0),
+        redirect_port=int(redirect_port) if redirect_port else None,
+        http3=env.get("ATOLL_GATEWAY_QUIC") == "1",
+    )
+
+
+def _origins(env: Mapping[str, str]) -> tuple[Origin, ...]:
+    """Of all that the environment names. A part of what belongs together is a mistake."""
+    server = _together(env, "ATOLL_GATEWAY_CERTIFICATE", "ATOLL_GATEWAY_KEY")
+    upstream = _together(env, "ATOLL_GATEWAY_UPSTREAM_CERTIFICATE", "ATOLL_GATEWAY_UPSTREAM_KEY", "ATOLL_GATEWAY_UPSTREAM_CA")
+    found = [Origin("server_certificate", server)] if server else []
+    if upstream:
+        found += [Origin("upstream_certificate", upstream[:2]), Origin("upstream_authorities", upstream[2:])]
+    return tuple(found)
+
+
+def _together(env: Mapping[str, str], *names: str) -> tuple[Path, ...]:
+    """The files that these variables name: all, or none."""
+    files = [env.get(name, "") for name in names]
+    if any(files) and not all(files):
+        missing = names[files.index("")]
+        raise SystemMistake(f"{missing} is not set", hint=f"{', '.join(names)} go together")
+    return tuple(map(Path, filter(None, files)))
 
 
 def _key(name: str) -> str:
@@ -92,8 +137,10 @@ class Controller:
         self._bus = bus
         self._folders = Folders(str(environment.root))
         self.known = _start(environment, self._folders)
-        self._applier = Applier(self._folders, Admin(environment.admin))
+        admin = Admin(environment.admin)
+        self._applier = Applier(self._folders, admin)
         self._report = _Report(Path(self._folders.applied))
+        self._secrets = Follower(environment.origins, self._folders, admin, self._report.certificates)
         self._changed = asyncio.Event()
         self._live: set[str] = set()
         self._snapshots: asyncio.Task[None] | None = None
@@ -104,11 +151,13 @@ class Controller:
         endings = [self._bus.subscribe(subjects, self._receive_live) for _, subjects, _ in (_REGISTRY, _CONTRACTS, _KEYS)]
         endings.append(self._bus.on_connected(self._read_all))
         self._changed.set()
+        secrets = asyncio.create_task(self._secrets.follow())
         try:
             await self._bus.start()
             await self._announcement.start()
             await self._follow()
         finally:
+            secrets.cancel()
             for end in endings:
                 end()
             await self._announcement.stop()
@@ -201,13 +250,17 @@ class _Report:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": [], "error": None}
+        self._now["certificates"] = {}
+        self._of_input: tuple[str, ...] = ()
+        self._of_certificates: tuple[str, ...] = ()
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
             self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
 
     def succeeded(self, gateway: Gateway) -> None:
-        if list(gateway.faults) != self._now["faults"]:
+        if gateway.faults != self._of_input:
             for fault in gateway.faults:
                 logger.warning("%s", fault)
+        self._of_input = gateway.faults
         services = {cluster.name: cluster for cluster in gateway.clusters if cluster.name == cluster.service}
         self._write(
             version=self._now["version"] + 1,
@@ -215,9 +268,14 @@ class _Report:
             routes=digest([str(route) for route in gateway.routes]),
             keys=[key.kid for key in gateway.issuer.keys.keys],
             gateways=gateway.limits.gateways,
-            faults=list(gateway.faults),
+            faults=[*self._of_input, *self._of_certificates],
             error=None,
         )
+
+    def certificates(self, shown: Mapping[str, Any], faults: Sequence[str]) -> None:
+        """What is shown to whom connects; who says so has written it into the log."""
+        self._of_certificates = tuple(faults)
+        self._write(certificates=dict(shown), faults=[*self._of_input, *self._of_certificates])
 
     def failed(self, error: str) -> None:
         if self._now["error"] != error:
@@ -237,6 +295,7 @@ def _start(environment: Environment, folders: Folders) -> Known:
         logger.warning("starting without %s (%s): waiting for the bus", folders.inputs, error)
         known = Known(_NOBODY)
     if not Path(folders.bootstrap).exists():
+        write_secrets(folders, environment.origins)
         write_initial(environment.root, environment.listener, environment.admin, known)
     write_listener(folders, environment.listener)
     return known

@@ -29,7 +29,8 @@ __all__ = ["body", "digest", "replace_file", "version", "write", "write_initial"
 def write_initial(root: Path, listener: Listener, admin: Endpoint, known: Known | SystemEntry) -> Path:
     """Everything that Envoy needs to start, before auth, bus or any service; the bootstrap file. Idempotent.
 
-    With a `Known` that has contracts, their operations answer 503 until replicas announce themselves; without, 404.
+    With a `Known` that has contracts, their operations answer 503 until replicas announce themselves; without, 404. With
+    TLS, `secrets.write_secrets` comes first.
     """
     known = known if isinstance(known, Known) else Known(known)
     folders = Folders(str(root.absolute()))

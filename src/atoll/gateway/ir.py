@@ -10,6 +10,7 @@ from atoll.system.rates import Rate
 from atoll.tokens.keys import KeySet
 
 __all__ = [
+    "ON_ONE_MACHINE",
     "PUBLIC",
     "ApiKeys",
     "Border",
@@ -26,17 +27,20 @@ __all__ = [
     "MethodRefusal",
     "RetryBudget",
     "Route",
+    "Tls",
     "TokenRule",
     "Tracing",
+    "Upstream",
 ]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One replica's socket."""
+    """One replica's socket. With `tls` both ends prove who they are: it shows a certificate for its service's name."""
 
     host: str
     port: int
+    tls: bool = False
 
     @classmethod
     def parse(cls, address: str) -> Endpoint:
@@ -174,13 +178,45 @@ class ApiKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """What clients get beside encryption. `hsts_s`: browsers shall use nothing but HTTPS for so long; 0 says nothing.
+
+    `redirect_port` tells clients of plain HTTP where to go; `http3` serves the same port over UDP too. Certificate and key
+    are not part of it: they change while everything else stays.
+    """
+
+    hsts_s: int = 0
+    redirect_port: int | None = None
+    http3: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """How replicas may be reached. `certified`: the gateway has a certificate to show to those that speak TLS.
+
+    Those on other machines must speak it, unless `plain`: then the network between is somebody else's care.
+    """
+
+    certified: bool = False
+    plain: bool = False
+
+
+ON_ONE_MACHINE = Upstream()
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
-    """Where clients arrive. `body_limit_bytes` is what a request may carry that is for no operation, or for a
-    mounted application."""
+    """What the gateway is started with: where clients arrive, and how replicas may be reached.
+
+    `body_limit_bytes` is what a request may carry that is for no operation, or for a mounted application. `tls` None is
+    plain HTTP.
+    """
 
     host: str
     port: int
     body_limit_bytes: int = BODY_LIMIT_BYTES
+    tls: Tls | None = None
+    upstream: Upstream = ON_ONE_MACHINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +242,7 @@ class Tracing:
 class Gateway:
     """Everything. Routes of one path stand together, its refusal last, the most specific path first; `owned` are prefixes
     that never reach the `fallback`, the cluster of every other path; `ended_sessions` are those whose tokens are refused though
-    they have not expired; `faults` says what was left out of the input and why.
+    they have not expired; `faults` says what was left out of the input and why; `public_url` is what clients type.
     """
 
     listener: Listener
@@ -223,3 +259,4 @@ class Gateway:
     compression: bool = False
     cors: Cors | None = None
     faults: tuple[str, ...] = ()
+    public_url: str = ""

@@ -121,7 +121,7 @@ class Known:
     @property
     def view(self) -> tuple[Any, ...]:
         """Equal for two that give the same gateway: heartbeats alone are no change."""
-        replicas = tuple((one.service, one.address, one.digest) for one in self.present)
+        replicas = tuple((one.service, one.address, one.digest, one.tls) for one in self.present)
         return (self.system, tuple(sorted(self.contracts)), replicas, self.keys, self.revocations.sessions)
 
     def serialize(self) -> bytes:

@@ -111,7 +111,7 @@ def _cluster(cluster: Cluster, health: Health) -> Iterator[tuple[tuple[str, ...]
         yield (cluster.name, "none", ""), facts
     for endpoint in cluster.endpoints:
         said = health.get((cluster.name, str(endpoint)), "unknown")
-        yield (cluster.name, _short(endpoint), said), facts
+        yield (cluster.name, _short(endpoint), said), [*facts, *(["tls"] if endpoint.tls else [])]
         facts = []
 
 

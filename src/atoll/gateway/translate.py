@@ -8,8 +8,9 @@ beats a parameter, segment by segment). The method is looked at only then, so `D
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import groupby
 
 from atoll.gateway.ir import (
@@ -29,6 +30,7 @@ from atoll.gateway.ir import (
     Route,
     TokenRule,
     Tracing,
+    Upstream,
 )
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.offers import Offer, offers, order, routed
@@ -55,6 +57,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
     """The gateway for `known`. What can't be used is left out and told in `faults`; nothing raises."""
     faults: list[str] = []
     listener = replace(listener, body_limit_bytes=known.system.body_limit_bytes or listener.body_limit_bytes)
+    known = replace(known, replicas=_reachable(known.replicas, listener.upstream, faults))
     offered = offers(known, faults)
     clusters: dict[str, Cluster] = {name: _whole(known, name) for name in routed(known.system)}
     routes = []
@@ -78,7 +81,27 @@ def translate(known: Known, listener: Listener) -> Gateway:
         compression=system.compression,
         cors=system.cors,
         faults=tuple(faults),
+        public_url=system.public_url,
     )
+
+
+def _reachable(replicas: Mapping[str, Replica], upstream: Upstream, faults: list[str]) -> Mapping[str, Replica]:
+    """Without those that speak TLS when the gateway can't, or don't when they must: no replica can talk its way out of it."""
+    found = {}
+    for key, one in sorted(replicas.items()):
+        if fault := _unreachable(one, upstream):
+            faults.append(f"the replica {one.replica} of {one.service} at {one.address} is left out: {fault}")
+        else:
+            found[key] = one
+    return found
+
+
+def _unreachable(one: Replica, upstream: Upstream) -> str:
+    if one.tls and not upstream.certified:
+        return "it speaks TLS, and this gateway has no certificate to show (ATOLL_GATEWAY_UPSTREAM_CERTIFICATE)"
+    if one.tls or upstream.plain or ip_address(Endpoint.parse(one.address).host).is_loopback:
+        return ""
+    return "it is on another machine and does not speak TLS (ATOLL_TLS_CERTIFICATE of the service)"
 
 
 def _documents(system: SystemEntry, offered: Sequence[Offer], faults: list[str]) -> tuple[Document, ...]:
@@ -140,7 +163,7 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
 
 
 def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
-    return tuple(sorted({Endpoint.parse(one.address) for one in replicas}))
+    return tuple(sorted({replace(Endpoint.parse(one.address), tls=one.tls) for one in replicas}))
 
 
 def _routes(offer: Offer, cluster: str, listener: Listener) -> list[Route]:

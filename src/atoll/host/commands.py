@@ -55,7 +55,8 @@ class Commands:
             case "env":
                 return self._described(self._replaceable(request["name"]))
             case "operator":
-                return {"url": self.host.system.gateway.url, "secret": self.host.operator_secret()}
+                ca = str(self.host.gateway.ca or "")
+                return {"url": self.host.system.gateway.url, "ca": ca, "secret": self.host.operator_secret()}
             case "restart":
                 replaced = await self.host.replicas.roll(self._replaceable(request["name"]), say)
                 return [{"old": old.name, "new": new.name} for old, new in replaced]

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from atoll.engines import envoy, mongodb, nats, postgres
-from atoll.errors import EngineOutage
-from atoll.host import lock, ports
+from atoll.errors import EngineOutage, SystemMistake
+from atoll.host import lock, ports, tls
 from atoll.host.layout import Layout
 from atoll.system.manifest import ServiceSpec, System
 
@@ -97,6 +98,8 @@ def _system(system: System) -> Iterator[Finding]:
     yield Finding("system", "ok", f"{system.name}, " + (f"running (host pid {host})" if host else "not running"))
     if host is None:
         yield _gateway_port(system)
+    if system.gateway.tls is not None and not system.gateway.tls.local:
+        yield _certificate(system)
     for spec in system.services:
         if spec.python is not None:
             yield _interpreter(spec)
@@ -108,6 +111,19 @@ def _gateway_port(system: System) -> Finding:
         return Finding("gateway port", "ok", f"{port} is free")
     who = ports.port_holder(port) or "another process"
     return Finding("gateway port", "missing", f"{port} is taken by {who}", "stop that, or `atoll up --isolated`")
+
+
+def _certificate(system: System) -> Finding:
+    now = datetime.now(UTC)
+    try:
+        pair = tls.check(system.gateway, now)
+    except SystemMistake as mistake:
+        return Finding("certificate", "missing", f"{mistake.where}: {mistake.detail}", mistake.hint)
+    assert pair is not None, "who calls this has looked"
+    text = f"for {', '.join(pair.names)}, until {pair.ends:%Y-%m-%d %H:%M} UTC"
+    if (pair.ends - now) * 10 < pair.ends - pair.begins:
+        return Finding("certificate", "warning", text, "renew it: the running gateway takes over new files by itself")
+    return Finding("certificate", "ok", text)
 
 
 def _interpreter(spec: ServiceSpec) -> Finding:

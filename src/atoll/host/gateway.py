@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import msgspec
 from atoll.engines import envoy as engine
 from atoll.errors import AtollError, SystemMistake
 from atoll.gateway.files import write_initial
-from atoll.gateway.ir import Endpoint, Listener
+from atoll.gateway.ir import Endpoint, Listener, Tls
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
-from atoll.host import logs
+from atoll.gateway.secrets import Origin, write_secrets
+from atoll.gateway.xds.folders import Folders
+from atoll.host import logs, tls
 from atoll.host.bus import system_document
 from atoll.host.machine import Machine
 from atoll.host.ports import is_free, port_holder
 from atoll.host.probes import until_ready
 from atoll.host.processes import LOOPBACK, ProcessSpec, engine_process, passed
 from atoll.system.contract import Contract
-from atoll.system.manifest import System
+from atoll.system.manifest import GatewaySpec, System
 
-__all__ = ["GatewayHost", "known_at_start"]
+__all__ = ["GatewayHost", "known_at_start", "listener_of"]
 
 ENVOY, CONTROLLER = "envoy", "gateway"
 _PAUSE_S = 0.005
@@ -51,19 +54,31 @@ class GatewayHost:
     def admin(self) -> Endpoint:
         return Endpoint(LOOPBACK, self.machine.ports.lease("envoy.admin"))
 
+    @property
+    def local_tls(self) -> tls.LocalTls:
+        return tls.LocalTls(self.machine.layout.tls)
+
+    @property
+    def ca(self) -> Path | None:
+        """The authority that clients have to be told of."""
+        spec = self.machine.system.gateway.tls
+        return self.local_tls.ca if spec is not None and spec.local else None
+
     def version(self) -> str:
         return self.machine.versions.of(engine.find(), engine.version)
 
-    def check_port(self) -> None:
-        """Raises SystemMistake that says who has the gateway's port."""
-        if is_free(self.port):
-            return
-        who = port_holder(self.port) or "another process"
-        raise SystemMistake(
-            f"port {self.port}, the gateway's, is taken by {who}",
-            where=str(self.machine.system.folder / "atoll.toml"),
-            hint="stop that, choose another [gateway] port, or let `atoll up --isolated` choose one",
-        )
+    def check_ports(self) -> None:
+        """Raises SystemMistake that says who has a port of the gateway."""
+        settings = self.machine.system.gateway.tls
+        for port in (self.port, settings.redirect_port if settings else None):
+            if port is None or is_free(port):
+                continue
+            who = port_holder(port) or "another process"
+            raise SystemMistake(
+                f"port {port}, the gateway's, is taken by {who}",
+                where=str(self.machine.system.folder / "atoll.toml"),
+                hint="stop that, choose another [gateway] port, or let `atoll up --isolated` choose one",
+            )
 
     def write(self, contracts: Mapping[str, Contract]) -> None:
         """What Envoy and the controller begin with: the keys that were known last, and no replica, since none runs yet."""
@@ -71,7 +86,10 @@ class GatewayHost:
         known = known_at_start(self.machine.system, contracts)
         with suppress(OSError, AtollError):
             known = replace(known, keys=Known.parse((self.root / "inputs.json").read_bytes()).keys)
-        write_initial(self.root, Listener(LOOPBACK, self.port), self.admin, known)
+        if self.ca is not None:
+            self.local_tls.renew(datetime.now(UTC), self.machine.variables)
+        write_secrets(Folders(str(self.root.absolute())), self._origins())
+        write_initial(self.root, listener_of(self.machine.system.gateway), self.admin, known)
 
     async def start(self, bus_url: str) -> None:
         """Returns when Envoy takes connections; the controller goes on by itself. Raises EngineOutage."""
@@ -81,6 +99,11 @@ class GatewayHost:
             supervisor.start(self._envoy(), self._probe),
             supervisor.start(self._controller(bus_url), _at_once),
         )
+
+    async def renew(self) -> None:
+        """Keeps the local certificate from ending, as long as it is awaited."""
+        if self.ca is not None:
+            await tls.renew_for_ever(self.local_tls, self.machine.variables)
 
     async def limit_log(self) -> None:
         """Sets a full access log aside. Envoy goes on with the renamed file until it has heard of it, so it is told again."""
@@ -126,6 +149,10 @@ class GatewayHost:
             draft.write_bytes(msgspec.json.encode({**applied, "endpoints": {}}))
             draft.replace(self.root / "applied.json")
 
+    def _origins(self) -> list[Origin]:
+        spec = self.machine.system.gateway.tls
+        return [Origin("server_certificate", tls.files(spec, self.local_tls), spec.where)] if spec else []
+
     def _envoy(self) -> ProcessSpec:
         command = engine.command(engine.find(), self.root / "bootstrap.json", self.machine.layout.log(ENVOY))
         return engine_process(ENVOY, "gateway", command, port=self.port, variables=self.machine.variables)
@@ -136,6 +163,7 @@ class GatewayHost:
             "ATOLL_GATEWAY_DIR": str(self.root),
             "ATOLL_GATEWAY_PORT": str(self.port),
             "ATOLL_ENVOY_ADMIN": str(self.admin),
+            **self._tls_variables(),
         }
         return ProcessSpec(
             name=CONTROLLER,
@@ -148,8 +176,28 @@ class GatewayHost:
             stop_timeout_s=5.0,
         )
 
+    def _tls_variables(self) -> dict[str, str]:
+        settings = listener_of(self.machine.system.gateway).tls
+        if settings is None:
+            return {}
+        ((certificate, key),) = (origin.files for origin in self._origins())
+        found = {
+            "ATOLL_GATEWAY_CERTIFICATE": str(certificate),
+            "ATOLL_GATEWAY_KEY": str(key),
+            "ATOLL_GATEWAY_HSTS_S": str(settings.hsts_s),
+            "ATOLL_GATEWAY_REDIRECT_PORT": str(settings.redirect_port or ""),
+            "ATOLL_GATEWAY_QUIC": "1" if settings.http3 else "",
+        }
+        return {name: value for name, value in found.items() if value}
+
     async def _probe(self, _spec: ProcessSpec) -> None:
         await until_ready(lambda: engine.ready(self.admin.host, self.admin.port))
+
+
+def listener_of(gateway: GatewaySpec) -> Listener:
+    """What Envoy is started with on this machine."""
+    tls = Tls(gateway.hsts_s, gateway.tls.redirect_port, gateway.tls.http3) if gateway.tls else None
+    return Listener(LOOPBACK, gateway.port, tls=tls)
 
 
 def known_at_start(system: System, contracts: Mapping[str, Contract]) -> Known:

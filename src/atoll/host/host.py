@@ -13,11 +13,12 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
-from atoll.host import logs, processes, state
+from atoll.host import logs, processes, state, tls
 from atoll.host.announce import Announcer
 from atoll.host.bus import BusHost
 from atoll.host.commands import Commands
@@ -106,6 +107,7 @@ class Host:
             if await self._unless_stopped(self.up()):
                 self.go(self._tidy())
                 self.go(self._limit_logs())
+                self.go(self.gateway.renew())
                 reloading = self.go(self._reload())
                 await asyncio.sleep(0)  # it watches before anybody is told that the system is up
                 self.report.ready(self.summary())
@@ -128,7 +130,7 @@ class Host:
 
     async def up(self) -> None:
         """Returns when everything is ready and settled. Raises what makes that impossible; `end` tidies up then."""
-        self.gateway.check_port()
+        self.gateway.check_ports()
         await self._derive_all()
         self.gateway.write(self.contracts)
         started = [self.go(self.gateway.start(self.bus.url("gateway")))]
@@ -262,6 +264,7 @@ class Host:
             layout=self.layout,
             database_urls=self.urls,
             bus_urls={spec.name: self.bus.url(spec.name) for spec in self._own_services() if spec.kind == "service"},
+            gateway_ca=self.gateway.ca,
             simulator_urls={spec.name: f"http://{self.replicas.slot(spec.name, 1).address}" for spec in self._simulators()},
             variables=self.machine.variables,
             operator_secret=self.operator_secret(),
@@ -310,6 +313,7 @@ class Host:
         return state.HostState(
             system=self.system.name,
             url=self.system.gateway.url,
+            ca=str(self.gateway.ca or ""),
             pid=os.getpid(),
             started=self.started,
             reaper=(self.reaper.pid, self.reaper.started),
@@ -387,6 +391,7 @@ async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
 def run(folder: Path, options: Options, report: Report) -> None:
     """The system in `folder` from up to down, in this process. Raises AtollError when it can't come up; then nothing runs."""
     system = files.read(folder).with_variables(processes.host_variables())
+    tls.check(system.gateway, datetime.now(UTC))
     layout = Layout(folder)
     layout.make((AUTH, *(spec.name for spec in system.services)))
     reaper = Reaper()
@@ -396,8 +401,10 @@ def run(folder: Path, options: Options, report: Report) -> None:
             if killed := state.clean_up(layout.state):
                 report.say(f"killed {len(killed)} processes that a former host had left")
             ports = Ports(layout.ports)
+            if options.tls:
+                system = system.with_tls()
             if options.isolated:
-                system = system.at_port(ports.lease("gateway"))
+                system = system.at_ports(*ports.lease_all(["gateway", "gateway.redirect"]))
             asyncio.run(_serve(system, layout, ports, (options, report, reaper)))
         finally:
             lock.release()

@@ -66,6 +66,10 @@ class Layout:
         return self.root / "gateway"
 
     @property
+    def tls(self) -> Path:
+        return self.root / "tls"
+
+    @property
     def nats_config(self) -> Path:
         return self.root / "nats.conf"
 

@@ -17,11 +17,12 @@ __all__ = ["Machine", "Options"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How `up` was asked. `excluded` services get everything but replicas."""
+    """How `up` was asked. `excluded` services get everything but replicas; `tls` needs no [gateway.tls] in the manifest."""
 
     isolated: bool = False
     reload: bool = False
     frozen: bool = False
+    tls: bool = False
     excluded: frozenset[str] = frozenset()
 
 

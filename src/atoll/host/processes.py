@@ -87,13 +87,14 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the plan is computed from beside the manifest. URLs by service name; `variables` is the host's environment;
-    `operator_secret` is what `atoll auth` proves itself to auth with.
+    `operator_secret` is what `atoll auth` proves itself to auth with; `gateway_ca` is an authority of this machine alone.
     """
 
     layout: Layout
     database_urls: Mapping[str, str]
     bus_urls: Mapping[str, str]
     simulator_urls: Mapping[str, str] = field(default_factory=dict)
+    gateway_ca: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     operator_secret: str = ""
 
@@ -125,8 +126,21 @@ def service_environment(system: System, spec: ServiceSpec, contract: Contract, s
         "OTEL_EXPORTER_OTLP_ENDPOINT": system.telemetry.otlp_endpoint,
     }
     if spec.kind == "client":
-        environment["ATOLL_GATEWAY_URL"] = f"http://{LOOPBACK}:{system.gateway.port}"
+        environment |= _gateway(system, known)
     return {name: value for name, value in environment.items() if value}
+
+
+def _gateway(system: System, known: Known) -> dict[str, str]:
+    """Where a client of this machine calls it. A certificate is for a name; one that nobody else trusts is named, and added to
+    those that Python's and OpenSSL's programs trust.
+    """
+    if system.gateway.tls is None:
+        return {"ATOLL_GATEWAY_URL": f"http://{LOOPBACK}:{system.gateway.port}"}
+    found = {"ATOLL_GATEWAY_URL": system.gateway.url}
+    if known.gateway_ca is not None:
+        found["ATOLL_GATEWAY_CA"] = str(known.gateway_ca)
+        found["SSL_CERT_FILE"] = str(known.gateway_ca.with_name("trusted.pem"))
+    return found
 
 
 def _own_variables(contract: Contract, variables: Mapping[str, str]) -> dict[str, str]:

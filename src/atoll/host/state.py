@@ -30,7 +30,7 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 
 class HostState(msgspec.Struct, frozen=True):
-    """`down` says for every service that can't run why."""
+    """`down` says for every service that can't run why. `ca` is the authority that clients of `url` must trust, "" none."""
 
     system: str
     url: str
@@ -41,6 +41,7 @@ class HostState(msgspec.Struct, frozen=True):
     engines: dict[str, str] = {}
     down: dict[str, str] = {}
     ready: bool = False
+    ca: str = ""
 
     @property
     def sessions(self) -> list[Session]:

@@ -16,7 +16,7 @@ _REMOVALS = (b"KV-Operation: DEL", b"KV-Operation: PURGE")
 class Replica(msgspec.Struct, frozen=True):
     """One running process of a service. `replica` is its slot, for successors too; `incarnation` is this process's own.
 
-    `beat` is when it last said that it runs (epoch s, its own clock).
+    `beat` is when it last said that it runs (epoch s, its own clock). `tls`: it takes nothing but TLS, from its gateway alone.
     """
 
     service: str
@@ -26,6 +26,7 @@ class Replica(msgspec.Struct, frozen=True):
     version: str = ""
     incarnation: str = ""
     beat: float = 0.0
+    tls: bool = False
 
     @property
     def key(self) -> str:

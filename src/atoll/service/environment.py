@@ -14,13 +14,26 @@ import msgspec
 
 from atoll.errors import SystemMistake
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "TlsFiles"]
+
+
+class TlsFiles(msgspec.Struct, frozen=True):
+    """PEM files: this service's certificate, its key, and the authorities that the gateway's certificate must come from."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (self.certificate, self.key, self.ca)
 
 
 class Environment(msgspec.Struct, frozen=True):
     """`listen` is `fd:N`, an inherited socket, or `host:port`; `address` is what the registry announces.
 
-    `replica` names the slot: a process that restarts under the same name may retake its leases at once.
+    `replica` names the slot: a process that restarts under the same name may retake its leases at once. With `tls`, nobody but
+    the gateway is answered.
     """
 
     service: str
@@ -35,6 +48,8 @@ class Environment(msgspec.Struct, frozen=True):
     audience: str = ""
     contract_digest: str = ""
     gateway_url: str = ""
+    gateway_ca: str = ""
+    tls: TlsFiles | None = None
     local: bool = False
     otlp_endpoint: str = ""
     settings: Mapping[str, Any] = msgspec.field(default_factory=dict)
@@ -63,6 +78,8 @@ class Environment(msgspec.Struct, frozen=True):
             audience=variables.get("ATOLL_AUDIENCE", ""),
             contract_digest=variables.get("ATOLL_CONTRACT_DIGEST", ""),
             gateway_url=variables.get("ATOLL_GATEWAY_URL", ""),
+            gateway_ca=variables.get("ATOLL_GATEWAY_CA", ""),
+            tls=_tls(variables),
             local=variables.get("ATOLL_MODE") == "local",
             otlp_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").rstrip("/"),
             settings=_settings(variables.get("ATOLL_SETTINGS", "")),
@@ -79,6 +96,17 @@ def _settings(text: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise SystemMistake("ATOLL_SETTINGS must be a JSON object")
     return found
+
+
+def _tls(variables: Mapping[str, str]) -> TlsFiles | None:
+    names = ("ATOLL_TLS_CERTIFICATE", "ATOLL_TLS_KEY", "ATOLL_TLS_CA")
+    files = [variables.get(name, "") for name in names]
+    if not any(files):
+        return None
+    if missing := [name for name, file in zip(names, files, strict=True) if not file]:
+        hint = f"{', '.join(names)} go together"
+        raise SystemMistake(f"these environment variables are missing: {', '.join(missing)}", hint=hint)
+    return TlsFiles(*map(Path, files))
 
 
 def _random_name() -> str:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from atoll.delivery.loops import Loops
     from atoll.registry.announcement import Announcement
     from atoll.service.service import Service
+    from atoll.service.tls import GatewayOnly
     from atoll.service.tracing import Tracing
     from atoll.telemetry.exporter import Exporter
 
@@ -65,6 +66,7 @@ class Process:
         self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
         self._keys = KeyFeed(self._verifier, environment.state_dir)
         self._principals: dict[str, tuple[Claims, Principal]] = {}
+        self._tls = _tls(environment)
         self._app: Any = None
         self._ready = asyncio.Event()
         self._injector: Injector | None = None
@@ -80,7 +82,8 @@ class Process:
 
     async def run(self) -> None:
         self._keys.load()
-        server = Server(self._route)
+        server = Server(self._route, tls=self._tls.context if self._tls else None)
+        following = asyncio.create_task(self._tls.follow()) if self._tls else None
         with self._signals(), _listening(self._environment.listen) as listener:
             await server.start(listener)
             starting = asyncio.create_task(self._start())
@@ -92,8 +95,9 @@ class Process:
                     await stopping
                 await self._drain()
             finally:
-                for task in (starting, stopping):
-                    task.cancel()
+                for task in (starting, stopping, following):
+                    if task is not None:
+                        task.cancel()
                 self._ready.set()  # whoever still waits for the start is told that it did not come
                 await server.stop(BUDGETS.handler_s)
                 await self._close()
@@ -200,6 +204,7 @@ class Process:
                 address=self._environment.address,
                 digest=self._environment.contract_digest,
                 version=self._service.version,
+                tls=self._tls is not None,
             ),
         )
         await self._announcement.start()
@@ -280,6 +285,14 @@ def _bus(environment: Environment) -> Bus | None:
     from atoll.bus.jetstream import JetStreamBus
 
     return JetStreamBus(environment.bus_url, name=environment.replica)
+
+
+def _tls(environment: Environment) -> GatewayOnly | None:
+    if environment.tls is None:
+        return None
+    from atoll.service.tls import GatewayOnly
+
+    return GatewayOnly(environment.tls)
 
 
 @contextlib.contextmanager

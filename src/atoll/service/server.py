@@ -1,6 +1,6 @@
 """The HTTP/1.1 server of a service process: uvicorn, driven by the process instead of by its own command.
 
-TLS, HTTP/2, WebSocket and the access log are the gateway's. Signals are the process's: it drains first.
+HTTP/2, WebSocket and the access log are the gateway's. Signals are the process's: it drains first.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +21,9 @@ _KEEP_ALIVE_S = 75  # longer than the gateway's, so that it is always the gatewa
 
 
 class Server:
-    """Serves `app`, an ASGI application, from `start` to `stop`."""
+    """Serves `app`, an ASGI application, from `start` to `stop`; over TLS when there is a context for it."""
 
-    def __init__(self, app: Any, *, keep_alive_s: int = _KEEP_ALIVE_S) -> None:
+    def __init__(self, app: Any, *, keep_alive_s: int = _KEEP_ALIVE_S, tls: ssl.SSLContext | None = None) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._config = uvicorn.Config(
             app,
@@ -38,6 +39,8 @@ class Server:
             timeout_keep_alive=keep_alive_s,
             backlog=2048,
         )
+        self._config.load()
+        self._config.ssl = tls
         self._server = _Quiet(self._config)
         self._serving: asyncio.Task[None] | None = None
 

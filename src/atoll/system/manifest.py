@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from atoll.errors import SystemMistake
 from atoll.system.positions import Positions, scan, syntax_error_line
@@ -28,12 +29,14 @@ __all__ = [
     "ServiceSpec",
     "System",
     "TelemetrySpec",
+    "TlsSpec",
     "parse",
 ]
 
 ServiceKind = Literal["service", "client", "simulator"]
 
 MOST_REPLICAS = 100
+_PORT = 8080
 _ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 GATEWAY_PATHS = ("/health", "/openapi.json", "/docs")
@@ -63,6 +66,25 @@ class CorsSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSpec:
+    """[gateway.tls]. Without files, the certificate is the local authority's, which this machine makes (`atoll up --tls`).
+
+    `redirect_port` answers plain HTTP with the way to `public_url`; `hsts_s` None is `GatewaySpec.hsts_s`'s choice.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    redirect_port: int | None = None
+    hsts_s: int | None = None
+    http3: bool = False
+    where: str = ""
+
+    @property
+    def local(self) -> bool:
+        return self.certificate is None
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """The one entry point. `public_url` is what clients type; the issuer of tokens is `public_url` + "/auth".
 
@@ -70,7 +92,7 @@ class GatewaySpec:
     `body_limit_bytes` is for what has no limit of its own: mounted applications and the fallback.
     """
 
-    port: int = 8080
+    port: int = _PORT
     public_url: str = ""
     fallback: str | None = None
     compression: bool = False
@@ -78,10 +100,22 @@ class GatewaySpec:
     rate_limit: str | None = None
     address_rate_limit: str | None = None
     body_limit_bytes: int | None = None
+    tls: TlsSpec | None = None
 
     @property
     def url(self) -> str:
-        return self.public_url or f"http://localhost:{self.port}"
+        return self.public_url or f"{'https' if self.tls else 'http'}://localhost:{self.port}"
+
+    @property
+    def hsts_s(self) -> int:
+        """A year, unless the manifest says otherwise. Nothing for this machine's own names: browsers remember them for every
+        port, so one promise would break every other program that is developed there.
+        """
+        if self.tls is None:
+            return 0
+        if self.tls.hsts_s is not None:
+            return self.tls.hsts_s
+        return 0 if self.tls.local or urlsplit(self.url).hostname in _OWN_NAMES else _YEAR_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +200,20 @@ class System:
             raise SystemMistake(f"{_ENDPOINT_VARIABLE} {fault}", hint="a collector beside the system speaks TLS to the world")
         return replace(self, telemetry=replace(self.telemetry, otlp_endpoint=endpoint))
 
-    def at_port(self, port: int) -> System:
-        """The same system with another gateway port, its public URL on this machine along with it."""
-        return replace(self, gateway=replace(self.gateway, port=port, public_url=f"http://localhost:{port}"))
+    def at_ports(self, port: int, redirect_port: int) -> System:
+        """The same system with other gateway ports, its public URL on this machine along with them."""
+        tls = self.gateway.tls
+        if tls is not None and tls.redirect_port is not None:
+            tls = replace(tls, redirect_port=redirect_port)
+        moved = replace(self.gateway, port=port, public_url="", tls=tls)
+        return replace(self, gateway=replace(moved, public_url=moved.url))
+
+    def with_tls(self) -> System:
+        """The same system with TLS at its gateway: as the manifest says, else with this machine's own certificate."""
+        if self.gateway.tls is not None:
+            return self
+        public_url = self.gateway.public_url if self.gateway.public_url.startswith("https:") else ""
+        return replace(self, gateway=replace(self.gateway, tls=TlsSpec(), public_url=public_url))
 
 
 def parse(text: str, path: Path, environment: str = "") -> System:
@@ -308,6 +353,17 @@ _CORS = _Table(
         "exposed": _each(_HEADER_NAME, "header names in lower case"),
     }
 )
+_YEAR_S = 365 * _DAY_S
+_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_TLS = _Table(
+    {
+        "certificate": _text,
+        "key": _text,
+        "redirect_port": _whole(1, 65_535),
+        "hsts_s": _whole(0, 2 * _YEAR_S),
+        "http3": _flag,
+    }
+)
 _GATEWAY = _Table(
     {
         "port": _whole(1, 65_535),
@@ -318,6 +374,7 @@ _GATEWAY = _Table(
         "rate_limit": _rate,
         "address_rate_limit": _rate_per_second,
         "body_limit_bytes": _whole(1024, 1 << 31),
+        "tls": _TLS,
     }
 )
 _BUS = _Table({"sync_always": _flag})
@@ -411,7 +468,7 @@ class _Reader:
         system = System(
             name=document["name"],
             folder=self.path.parent,
-            gateway=_gateway({**document.get("gateway", {}), **overlay.get("gateway", {})}),
+            gateway=self.gateway(document.get("gateway", {}), overlay.get("gateway", {})),
             auth=_auth({**document.get("auth", {}), **overlay.get("auth", {})}),
             services=tuple(self.service(name, table) for name, table in services.items()),
             bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
@@ -421,6 +478,29 @@ class _Reader:
         )
         self.check_whole(system)
         return system
+
+    def gateway(self, table: Mapping[str, Any], overlay: Mapping[str, Any]) -> GatewaySpec:
+        both = {**table, **overlay}
+        if "tls" in both:
+            both["tls"] = self.tls({**table.get("tls", {}), **overlay.get("tls", {})}, both)
+        if "cors" in both:
+            both["cors"] = _cors(both["cors"])
+        return GatewaySpec(**both)
+
+    def tls(self, table: Mapping[str, Any], gateway: Mapping[str, Any]) -> TlsSpec:
+        at = ("gateway", "tls")
+        for one, other in (("certificate", "key"), ("key", "certificate")):
+            if one in table and other not in table:
+                raise self.mistake((*at, one), f"`{one}` stands without `{other}`", f'{other} = "tls/{other}.pem"')
+        if gateway.get("public_url", "https:").startswith("http:"):
+            hint = "write https:// in it, or leave it out; the issuer of tokens follows it"
+            raise self.mistake(("gateway", "public_url"), "`public_url` begins with http://, but the gateway speaks TLS", hint)
+        if table.get("redirect_port") == gateway.get("port", _PORT):
+            hint = "clients of plain HTTP come to a port of their own: 80, or 8081 on a developer's machine"
+            raise self.mistake((*at, "redirect_port"), "`redirect_port` is the gateway's own port", hint)
+        folder = self.path.parent
+        files = {name: folder / table[name] for name in ("certificate", "key") if name in table}
+        return TlsSpec(**{**table, **files, "where": self.where(at)})
 
     def overlay(self, environments: Mapping[str, Any], document: Mapping[str, Any], chosen: str) -> Mapping[str, Any]:
         for name, table in environments.items():
@@ -504,11 +584,9 @@ class _Reader:
                 raise self.mistake(at, detail, "give one of them another prefix")
 
 
-def _gateway(table: Mapping[str, Any]) -> GatewaySpec:
-    cors: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.get("cors", {}).items()
-    }
-    return GatewaySpec(**{**table, "cors": CorsSpec(**cors) if "cors" in table else None})
+def _cors(table: Mapping[str, Any]) -> CorsSpec:
+    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return CorsSpec(**found)
 
 
 def _auth(table: Mapping[str, Any]) -> AuthSpec:

@@ -13,7 +13,9 @@ _ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info",
 # Each costs some 50 KB at most: far below what a machine can't bear, far above what one gateway is asked for.
 _CONNECTIONS = 20_000
 # A chunk's end that is LF without CR is refused (RFC 9112 §7.1); heads are `strict_http1`'s.
-_RUNTIME = {"envoy.reloadable_features.strict_chunk_parsing": True}
+# And how many requests of one connection are begun before the others get their turn: a client that opens and resets HTTP/2
+# streams as fast as it can (CVE-2023-44487) keeps nobody waiting. Envoy cuts it off after 500 of them anyway.
+_RUNTIME = {"envoy.reloadable_features.strict_chunk_parsing": True, "http.max_requests_per_io_cycle": 10}
 
 
 def document(folders: Folders, admin: Endpoint) -> Json:

@@ -5,6 +5,8 @@ instance; beyond 128 of them Envoy aborts.)
 from __future__ import annotations
 
 from atoll.gateway.ir import Cluster, Endpoint, RetryBudget
+from atoll.gateway.xds import tls
+from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json, seconds, typed
 
 __all__ = ["resource"]
@@ -16,7 +18,7 @@ _CONNECT_S = 0.5
 _MANY = 4096
 
 
-def resource(cluster: Cluster) -> Json:
+def resource(cluster: Cluster, folders: Folders) -> Json:
     return typed(
         "envoy.config.cluster.v3.Cluster",
         name=cluster.name,
@@ -32,6 +34,7 @@ def resource(cluster: Cluster) -> Json:
         outlier_detection=_outlier_detection(),
         circuit_breakers={"thresholds": [_threshold(cluster.retry_budget)]},
         typed_extension_protocol_options={_PROTOCOL: _protocol()},
+        **_sockets(cluster, folders),
     )
 
 
@@ -59,8 +62,24 @@ def _threshold(budget: RetryBudget) -> Json:
 
 
 def _assignment(cluster: Cluster) -> Json:
-    endpoints = [{"endpoint": {"address": _address(one)}} for one in cluster.endpoints]
+    endpoints = [{"endpoint": {"address": _address(one)}, **_metadata(one)} for one in cluster.endpoints]
     return {"cluster_name": cluster.name, "endpoints": [{"lb_endpoints": endpoints}] if endpoints else []}
+
+
+def _sockets(cluster: Cluster, folders: Folders) -> Json:
+    """Replicas that speak TLS must prove that they are this service's; health checks go the same way as requests."""
+    if not any(one.tls for one in cluster.endpoints):
+        return {}
+    return {
+        "transport_socket_matches": [
+            {"name": "tls", "match": {"tls": True}, "transport_socket": tls.upstream(cluster.service, folders)},
+            {"name": "plain", "match": {}, "transport_socket": tls.plain()},
+        ]
+    }
+
+
+def _metadata(endpoint: Endpoint) -> Json:
+    return {"metadata": {"filter_metadata": {"envoy.transport_socket_match": {"tls": True}}}} if endpoint.tls else {}
 
 
 def _address(endpoint: Endpoint) -> Json:

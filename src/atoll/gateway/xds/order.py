@@ -14,6 +14,7 @@ from atoll.gateway.xds import (
     rbac,
     revocations,
     router,
+    transport_headers,
     whole_body,
 )
 from atoll.gateway.xds.folders import Folders
@@ -25,6 +26,8 @@ __all__ = ["filters"]
 def filters(gateway: Gateway, folders: Folders) -> list[Json]:
     """Before all of these, headers that only the gateway may set are stripped (`early_headers`)."""
     return [
+        # What every answer says of the connection, also those that the filters below make: so it stands before them.
+        *transport_headers.filters(gateway),
         # Answers preflights before anybody asks for a token, and lets pages read errors too: what is refused behind it passes
         # it on its way back.
         *([cors.filter_()] if gateway.cors else []),

@@ -17,9 +17,9 @@ def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
     return {
         "ecds": [jwt.resource(gateway.issuer)],
         "revocations": [revocations.resource(gateway.ended_sessions)],
-        "cds": [*(clusters.resource(cluster) for cluster in gateway.clusters), *_collector(gateway)],
+        "cds": [*(clusters.resource(cluster, folders) for cluster in gateway.clusters), *_collector(gateway)],
         "rds": [routes.resource(gateway)],
-        "lds": [listener.resource(gateway, folders)],
+        "lds": listener.resources(gateway, folders),
     }
 
 
