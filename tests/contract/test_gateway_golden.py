@@ -11,7 +11,7 @@ import pytest
 from atoll.engines import envoy
 from atoll.gateway import validation
 from atoll.gateway.files import write_resources
-from atoll.gateway.ir import Document, Endpoint, Gateway, Listener
+from atoll.gateway.ir import Document, Endpoint, Gateway, Listener, Overload
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds import bootstrap
@@ -62,7 +62,7 @@ def test_resources_are_the_golden_files(kind: str) -> None:
 
 
 def test_the_bootstrap_is_the_golden_file() -> None:
-    text = json.dumps(bootstrap.document(FOLDERS, Endpoint("127.0.0.1", 9901)), indent=1)
+    text = json.dumps(bootstrap.document(FOLDERS, Endpoint("127.0.0.1", 9901), Overload()), indent=1)
 
     check("xds/bootstrap.json", text + "\n")
 

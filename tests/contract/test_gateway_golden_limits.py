@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from atoll.gateway.ir import Gateway, Listener
+from atoll.gateway.ir import Endpoint, Gateway, Listener
+from atoll.gateway.known import ServiceEntry
 from atoll.gateway.translate import translate
+from atoll.gateway.xds import bootstrap
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
 from tests.support.gateway import contract, known
@@ -66,3 +68,18 @@ def test_nothing_is_limited_that_nobody_limits() -> None:
 
     assert render(none, folders)["lds"] == render(some, folders)["lds"]
     assert "rate" not in json.dumps(render(none, folders)["rds"][0]["virtual_hosts"][0]["routes"][-3:])
+
+
+def test_overload_is_the_golden_file() -> None:
+    """A service's concurrency, in its cluster; the gateway's own, in the bootstrap."""
+    contract_ = contract("orders", {"/orders": {"get": {}}})
+    entry = ServiceEntry("service", "/orders", (contract_.digest,), concurrency=64)
+    what = known(contract_, services={"orders": entry}, memory_limit_mib=512, cpu_limit_percent=90)
+    gateway, folders = translate(what, Listener("127.0.0.1", 8080)), Folders("/shop/.atoll/gateway")
+    (cluster,) = render(gateway, folders)["cds"]
+    chosen = {
+        "circuit_breakers": cluster["circuit_breakers"],
+        "overload_manager": bootstrap.document(folders, Endpoint("127.0.0.1", 9901), gateway.overload)["overload_manager"],
+    }
+
+    check("xds/overload.json", json.dumps(chosen, indent=1) + "\n")

@@ -422,3 +422,17 @@ def test_a_replica_that_is_left_out_takes_no_operation_with_it() -> None:
     gateway = translate(known(orders, replicas=(replica(orders, "orders-1", "10.0.0.1:1"),)), LISTENER)
 
     assert [route.cluster for route in _routes(gateway).values()] == ["orders"]
+
+
+def test_several_gateways_share_rates_and_concurrency() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "own", "x-atoll-rate-limit": "10/s"}}})
+    services = {"orders": ServiceEntry("service", "/orders", (orders.digest,), concurrency=9)}
+    gateways = tuple(Replica("gateway", name, f"10.0.0.{at}:8080", beat=100.0) for at, name in enumerate("abcd", 1))
+    silent = Replica("gateway", "gone", "10.0.0.9:8080", beat=1.0)
+
+    made = _translate(known(orders, replicas=(*gateways, silent), services=services))
+
+    assert made.limits.gateways == 4
+    assert [cluster.concurrency for cluster in made.clusters] == [2]
+    assert "gateway" not in _endpoints(made)
+    assert _translate(known(orders)).limits.gateways == 1

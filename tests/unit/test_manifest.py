@@ -127,6 +127,7 @@ def test_an_environment_changes_only_what_it_names() -> None:
             "a port of their own",
         ),
         ('format = 1\nname = "s"\n[gateway]\npublic_url = "http://a"\n[gateway.tls]\n', 4, "begins with http://", "https://"),
+        ('format = 1\nname = "s"\n[services.a]\nkind = "simulator"\nconcurrency = 1\n', 5, "is a simulator", ""),
         ('format = 1\nname = "s"\n[bus]\nsync_always = 1\n', 4, "`sync_always` must be true or false, not 1", ""),
         ('format = 1\nname = "s"\n[services]\na = 1\n', 4, "must be a table", "[services.a]"),
         ('format = 1\nname = "s"\n[services.a]\n\nreplica = 2\n', 5, "unknown key `replica` in [services.a]", "replicas"),

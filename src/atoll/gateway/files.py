@@ -34,10 +34,11 @@ def write_initial(root: Path, listener: Listener, admin: Endpoint, known: Known 
     """
     known = known if isinstance(known, Known) else Known(known)
     folders = Folders(str(root.absolute()))
-    write_resources(folders, render(translate(known, listener), folders))
+    gateway = translate(known, listener)
+    write_resources(folders, render(gateway, folders))
     write(Path(folders.inputs), known.serialize())
     write_listener(folders, listener)
-    write(Path(folders.bootstrap), _pretty(bootstrap.document(folders, admin)))
+    write(Path(folders.bootstrap), _pretty(bootstrap.document(folders, admin, gateway.overload)))
     return Path(folders.bootstrap)
 
 

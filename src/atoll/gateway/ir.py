@@ -25,6 +25,7 @@ __all__ = [
     "Listener",
     "MethodList",
     "MethodRefusal",
+    "Overload",
     "RetryBudget",
     "Route",
     "Tls",
@@ -66,7 +67,8 @@ class RetryBudget:
 class Cluster:
     """Replicas that can stand for each other. `name` is the service's, or `orders@<digest>+…` while contracts differ.
 
-    A replica that has become healthy again is given its full share of requests after `slow_start_s`.
+    A replica that has become healthy again is given its full share of requests after `slow_start_s`. Beyond `concurrency`
+    requests in flight there is a 503 at once.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Cluster:
     endpoints: tuple[Endpoint, ...]
     retry_budget: RetryBudget = RetryBudget()
     slow_start_s: float = 10.0
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,7 @@ class Listener:
     body_limit_bytes: int = BODY_LIMIT_BYTES
     tls: Tls | None = None
     upstream: Upstream = ON_ONE_MACHINE
+    max_header_size_kib: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,14 @@ class Tracing:
 
 
 @dataclass(frozen=True, slots=True)
+class Overload:
+    """When the gateway sheds requests: above so much memory of its own, or so much of the machine's CPU (None: never)."""
+
+    memory_limit_mib: int = 1024
+    cpu_limit_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """Everything. Routes of one path stand together, its refusal last, the most specific path first; `owned` are prefixes
     that never reach the `fallback`, the cluster of every other path; `ended_sessions` are those whose tokens are refused though
@@ -252,6 +264,7 @@ class Gateway:
     clusters: tuple[Cluster, ...] = ()
     documents: tuple[Document, ...] = ()
     limits: Limits = Limits()
+    overload: Overload = Overload()
     owned: tuple[str, ...] = ()
     ended_sessions: tuple[str, ...] = ()
     fallback: str | None = None

@@ -29,11 +29,14 @@ GATEWAY = "gateway"
 
 
 class ServiceEntry(msgspec.Struct, frozen=True):
-    """One service in the document `system`. The first of `digests` is the newest contract."""
+    """One service in the document `system`. The first of `digests` is the newest contract; `concurrency` is how many requests
+    may be in flight to it.
+    """
 
     kind: str = "service"
     prefix: str = ""
     digests: tuple[str, ...] = ()
+    concurrency: int | None = None
 
 
 class SystemEntry(msgspec.Struct, frozen=True):
@@ -56,6 +59,9 @@ class SystemEntry(msgspec.Struct, frozen=True):
     rate_limit: str | None = None
     address_rate_limit: str | None = None
     body_limit_bytes: int | None = None
+    max_header_size_kib: int | None = None
+    memory_limit_mib: int | None = None
+    cpu_limit_percent: int | None = None
 
 
 @dataclass(frozen=True)

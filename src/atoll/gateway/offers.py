@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.paths import Path
 from atoll.system.contract import Contract, Operation
@@ -48,7 +50,7 @@ def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
 def routed(system: SystemEntry) -> dict[str, ServiceEntry]:
     """The services that have routes, by name, each with the prefix that it really has."""
     return {
-        name: ServiceEntry(entry.kind, entry.prefix or f"/{name}", entry.digests)
+        name: replace(entry, prefix=entry.prefix or f"/{name}")
         for name, entry in sorted(system.services.items())
         if entry.kind in _KINDS
     }

@@ -27,6 +27,7 @@ from atoll.gateway.ir import (
     Listener,
     MethodList,
     MethodRefusal,
+    Overload,
     Route,
     TokenRule,
     Tracing,
@@ -56,7 +57,7 @@ _KEPT_BYTES = 1 << 20
 def translate(known: Known, listener: Listener) -> Gateway:
     """The gateway for `known`. What can't be used is left out and told in `faults`; nothing raises."""
     faults: list[str] = []
-    listener = replace(listener, body_limit_bytes=known.system.body_limit_bytes or listener.body_limit_bytes)
+    listener = _with_limits(listener, known.system)
     known = replace(known, replicas=_reachable(known.replicas, listener.upstream, faults))
     offered = offers(known, faults)
     clusters: dict[str, Cluster] = {name: _whole(known, name) for name in routed(known.system)}
@@ -74,6 +75,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=_documents(system, offered, faults),
         limits=_limits(known, faults),
+        overload=_overload(system),
         owned=_owned(system),
         ended_sessions=tuple(sorted(known.revocations.sessions)),
         fallback=system.fallback if system.fallback in clusters else None,
@@ -125,6 +127,19 @@ def _tracing(system: SystemEntry, faults: list[str]) -> Tracing | None:
     return Tracing(collector, min(1.0, max(0.0, system.sampling)))
 
 
+def _with_limits(listener: Listener, system: SystemEntry) -> Listener:
+    return replace(
+        listener,
+        body_limit_bytes=system.body_limit_bytes or listener.body_limit_bytes,
+        max_header_size_kib=system.max_header_size_kib or listener.max_header_size_kib,
+    )
+
+
+def _overload(system: SystemEntry) -> Overload:
+    found = Overload(cpu_limit_percent=system.cpu_limit_percent)
+    return replace(found, memory_limit_mib=system.memory_limit_mib) if system.memory_limit_mib else found
+
+
 def _limits(known: Known, faults: list[str]) -> Limits:
     client, address = known.system.rate_limit, known.system.address_rate_limit
     return Limits(_rate(client, faults), _rate(address, faults), known.gateways)
@@ -146,7 +161,14 @@ def _owned(system: SystemEntry) -> tuple[str, ...]:
 
 
 def _whole(known: Known, service: str) -> Cluster:
-    return Cluster(service, service, _endpoints(one for one in known.present if one.service == service))
+    endpoints = _endpoints(one for one in known.present if one.service == service)
+    return Cluster(service, service, endpoints, concurrency=_concurrency(known, service))
+
+
+def _concurrency(known: Known, service: str) -> int | None:
+    """This gateway's share, at least one."""
+    whole = known.system.services[service].concurrency
+    return whole and max(1, whole // known.gateways)
 
 
 def _cluster(known: Known, offer: Offer) -> Cluster:
@@ -157,9 +179,10 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
     replicas = [one for one in known.present if one.service == offer.service]
     serving = [one for one in replicas if not one.digest or one.digest in offer.digests]
     if len(serving) == len(replicas):
-        return Cluster(offer.service, offer.service, _endpoints(replicas))
+        return _whole(known, offer.service)
     digests = sorted({one.digest for one in serving if one.digest}) or sorted(offer.digests)
-    return Cluster(f"{offer.service}@{'+'.join(digests)}", offer.service, _endpoints(serving))
+    name, concurrency = f"{offer.service}@{'+'.join(digests)}", _concurrency(known, offer.service)
+    return Cluster(name, offer.service, _endpoints(serving), concurrency=concurrency)
 
 
 def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:

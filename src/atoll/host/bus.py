@@ -20,7 +20,7 @@ from atoll.provision import nats
 from atoll.provision.bus import Administrator, Made
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
-from atoll.system.manifest import System
+from atoll.system.manifest import ServiceSpec, System
 from atoll.system.plan import BusPlan
 
 __all__ = ["BusHost", "system_document"]
@@ -205,7 +205,13 @@ def system_document(system: System) -> dict[str, Any]:
         "rate_limit": system.gateway.rate_limit,
         "address_rate_limit": system.gateway.address_rate_limit,
         "body_limit_bytes": system.gateway.body_limit_bytes,
-        "services": {
-            spec.name: {"kind": "service" if spec.name == AUTH else spec.kind, "prefix": spec.prefix} for spec in routed
-        },
+        "max_header_size_kib": system.gateway.max_header_size_kib,
+        "memory_limit_mib": system.gateway.memory_limit_mib,
+        "cpu_limit_percent": system.gateway.cpu_limit_percent,
+        "services": {spec.name: _entry(spec) for spec in routed},
     }
+
+
+def _entry(spec: ServiceSpec) -> dict[str, Any]:
+    kind = "service" if spec.name == AUTH else spec.kind
+    return {"kind": kind, "prefix": spec.prefix, "concurrency": spec.concurrency}

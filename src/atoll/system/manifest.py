@@ -89,7 +89,8 @@ class GatewaySpec:
     """The one entry point. `public_url` is what clients type; the issuer of tokens is `public_url` + "/auth".
 
     `rate_limit` is what one client may ask over all operations; `address_rate_limit` what one address may, whoever asks.
-    `body_limit_bytes` is for what has no limit of its own: mounted applications and the fallback.
+    `body_limit_bytes` is for what has no limit of its own: mounted applications and the fallback. Above `memory_limit_mib` of
+    its own, or `cpu_limit_percent` of the machine, it sheds requests.
     """
 
     port: int = _PORT
@@ -101,6 +102,9 @@ class GatewaySpec:
     address_rate_limit: str | None = None
     body_limit_bytes: int | None = None
     tls: TlsSpec | None = None
+    max_header_size_kib: int | None = None
+    memory_limit_mib: int | None = None
+    cpu_limit_percent: int | None = None
 
     @property
     def url(self) -> str:
@@ -147,6 +151,7 @@ class TelemetrySpec:
 class ServiceSpec:
     """One [services.NAME] table. `folder`, `python` and `contract` are absolute; `where` is the table's file:line.
 
+    `concurrency`: requests in flight to all of its replicas, at most.
     A "client" has no bus user and calls the gateway; a "simulator" stands for something outside the system: local only,
     with no contract, routes, bus user or database, and others' settings may name its address as `{NAME.url}`.
     """
@@ -157,6 +162,7 @@ class ServiceSpec:
     prefix: str = ""
     owner: str = ""
     replicas: int = 1
+    concurrency: int | None = None
     python: Path | None = None
     command: tuple[str, ...] = ()
     contract: Path | None = None
@@ -375,6 +381,9 @@ _GATEWAY = _Table(
         "address_rate_limit": _rate_per_second,
         "body_limit_bytes": _whole(1024, 1 << 31),
         "tls": _TLS,
+        "max_header_size_kib": _whole(1, 96),
+        "memory_limit_mib": _whole(128, 1 << 20),
+        "cpu_limit_percent": _whole(1, 99),
     }
 )
 _BUS = _Table({"sync_always": _flag})
@@ -399,6 +408,7 @@ _SERVICE = _Table(
         "prefix": _PREFIX,
         "owner": _text,
         "replicas": _whole(0, MOST_REPLICAS),
+        "concurrency": _whole(1, 4096),
         "python": _text,
         "command": _texts,
         "contract": _text,
@@ -525,6 +535,7 @@ class _Reader:
             prefix=table.get("prefix", f"/{name}"),
             owner=table.get("owner", ""),
             replicas=table.get("replicas", 1),
+            concurrency=table.get("concurrency"),
             python=folder / table["python"] if "python" in table else None,
             command=tuple(table.get("command", ())),
             contract=folder / table["contract"] if "contract" in table else None,
@@ -545,6 +556,8 @@ class _Reader:
         if "contract" in table and "command" not in table:
             hint = "remove `contract`, or say with `command` how the service is started"
             raise self.mistake((*at, "contract"), f"the contract of {name} is derived from its code", hint)
+        if simulator and "concurrency" in table:
+            raise self.mistake((*at, "concurrency"), f"{name} is a simulator: nothing reaches it through the gateway")
         if simulator and "command" not in table:
             raise self.mistake(
                 at, f"{name} is a simulator and needs a `command`", 'command = ["python", "simulator.py", "{port}"]'

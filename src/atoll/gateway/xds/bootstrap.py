@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from atoll.gateway.ir import Endpoint
+from atoll.gateway.ir import Endpoint, Overload
+from atoll.gateway.xds import overload
 from atoll.gateway.xds.folders import Folders
-from atoll.gateway.xds.typed import Json, typed_extension
+from atoll.gateway.xds.typed import Json
 
 __all__ = ["document", "runtime"]
 
 # The admin port answers anybody on this machine: reading is all it does, and draining, which the host needs.
 _ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info", "/drain_listeners", "/reopen_logs")
-# Each costs some 50 KB at most: far below what a machine can't bear, far above what one gateway is asked for.
-_CONNECTIONS = 20_000
 # A chunk's end that is LF without CR is refused (RFC 9112 §7.1); heads are `strict_http1`'s.
 # And how many requests of one connection are begun before the others get their turn: a client that opens and resets HTTP/2
 # streams as fast as it can (CVE-2023-44487) keeps nobody waiting. Envoy cuts it off after 500 of them anyway.
 _RUNTIME = {"envoy.reloadable_features.strict_chunk_parsing": True, "http.max_requests_per_io_cycle": 10}
 
 
-def document(folders: Folders, admin: Endpoint) -> Json:
+def document(folders: Folders, admin: Endpoint, limits: Overload) -> Json:
     return {
         "node": {"id": "atoll", "cluster": "atoll"},
         "admin": {
             "address": {"socket_address": {"address": admin.host, "port_value": admin.port}},
             "allow_paths": [{"prefix": path} for path in _ADMIN_PATHS],
         },
-        "overload_manager": {
-            "resource_monitors": [
-                typed_extension(
-                    "envoy.resource_monitors.global_downstream_max_connections",
-                    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-                    max_active_downstream_connections=_CONNECTIONS,
-                )
-            ]
-        },
+        "overload_manager": overload.manager(limits),
         "layered_runtime": runtime(),
         "dynamic_resources": {"lds_config": folders.source("lds"), "cds_config": folders.source("cds")},
     }

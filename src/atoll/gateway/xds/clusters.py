@@ -4,7 +4,7 @@ instance; beyond 128 of them Envoy aborts.)
 
 from __future__ import annotations
 
-from atoll.gateway.ir import Cluster, Endpoint, RetryBudget
+from atoll.gateway.ir import Cluster, Endpoint
 from atoll.gateway.xds import tls
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json, seconds, typed
@@ -32,7 +32,7 @@ def resource(cluster: Cluster, folders: Folders) -> Json:
         load_assignment=_assignment(cluster),
         health_checks=[_health_check()],
         outlier_detection=_outlier_detection(),
-        circuit_breakers={"thresholds": [_threshold(cluster.retry_budget)]},
+        circuit_breakers={"thresholds": [_threshold(cluster)]},
         typed_extension_protocol_options={_PROTOCOL: _protocol()},
         **_sockets(cluster, folders),
     )
@@ -49,14 +49,17 @@ def _protocol() -> Json:
     )
 
 
-def _threshold(budget: RetryBudget) -> Json:
+def _threshold(cluster: Cluster) -> Json:
     """The default of three retries at a time is used up by the first replica that dies under load; no bound at all would let
     every waiting client ask a service again that is in trouble already.
+
+    Requests wait for a connection, never for their turn: whoever is one too many is told so at once, and not tried again.
     """
+    budget, most = cluster.retry_budget, cluster.concurrency or _MANY
     return {
         "max_connections": _MANY,
-        "max_pending_requests": _MANY,
-        "max_requests": _MANY,
+        "max_pending_requests": most,
+        "max_requests": most,
         "retry_budget": {"budget_percent": {"value": budget.percent}, "min_retry_concurrency": budget.at_least},
     }
 

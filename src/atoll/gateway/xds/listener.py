@@ -114,7 +114,7 @@ def _manager(gateway: Gateway, folders: Folders, **own: object) -> Json:
         **tracing.configuration(gateway.tracing),
         **_addresses(),
         **_paths(),
-        **_limits(),
+        **_limits(gateway.listener.max_header_size_kib),
     )
 
 
@@ -139,10 +139,10 @@ def _paths() -> Json:
     }
 
 
-def _limits() -> Json:
+def _limits(max_header_size_kib: int) -> Json:
     """Those on headers hold in every version of HTTP."""
     return {
-        "max_request_headers_kb": 16,
+        "max_request_headers_kb": max_header_size_kib,
         # x_atoll_subject would become x-atoll-subject in WSGI and CGI environments.
         "common_http_protocol_options": {
             "max_headers_count": 60,

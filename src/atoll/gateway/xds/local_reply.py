@@ -87,6 +87,15 @@ PROBLEMS = (
     Problem(500, "internal", "Internal Server Error", "Something went wrong in the gateway"),
     Problem(501, "not_implemented", "Not Implemented", "This transfer encoding or upgrade is not supported"),
     Problem(502, "bad_gateway", "Bad Gateway", "The service's answer was not valid HTTP", headers=_RETRY),
+    # One too many for the service (its `concurrency`), or for the gateway itself.
+    Problem(
+        503,
+        "overloaded",
+        "Service Unavailable",
+        "There is more to do at the moment than can be done: try again later",
+        when='response.code_details.contains("overflow") || response.code_details == "overload"',
+        headers=_RETRY,
+    ),
     Problem(503, "outage", "Service Unavailable", "The service can't be reached at the moment", headers=_RETRY),
     Problem(504, "timeout", "Gateway Timeout", "The service did not answer in time"),
 )
