@@ -53,4 +53,15 @@ def test_auths_mistakes_are_problems_like_any_others(gateway: httpx.Client) -> N
     assert faulty.status_code == 422
     assert {fault["field"] for fault in faulty.json()["errors"]} == {"username", "password", "admin"}
     assert gateway.get("/auth/token").status_code == 405
-    assert gateway.get("/auth/users").headers["allow"] == "POST"
+    assert gateway.get("/auth/token").headers["allow"] == "POST"
+
+
+def test_nobody_tries_passwords_or_registers_without_end(gateway: httpx.Client) -> None:
+    tried = gateway.post("/auth/token", data={"grant_type": "password", "username": "reader", "password": "x"})
+    assert (tried.status_code, tried.headers["ratelimit-limit"]) == (400, "1200")
+    asked = 0
+    while (answer := gateway.post("/auth/users", json={})).status_code == 422:
+        asked += 1
+        assert asked < 1000
+    assert (answer.status_code, answer.json()["code"], answer.headers["ratelimit-limit"]) == (429, "too_many_requests", "60")
+    assert asked >= 50

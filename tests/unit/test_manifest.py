@@ -105,7 +105,7 @@ def test_an_environment_changes_only_what_it_names() -> None:
             'format = 1\nname = "s"\n[gateway]\nprt = 1\n',
             4,
             "unknown key `prt` in [gateway]",
-            "compression, cors, fallback, port",
+            "port, public_url",
         ),
         ('format = 1\nname = "s"\n[gateway]\nport = "x"\n', 4, "whole number from 1 to 65535, not the text 'x'", ""),
         ('format = 1\nname = "s"\n[gateway]\nport = true\n', 4, "not true", ""),

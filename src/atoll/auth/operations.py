@@ -29,6 +29,8 @@ from atoll.service.router import Router
 __all__ = ["operations"]
 
 _FORM_LIMIT_BYTES = 16_384
+# Each address's. What hashing passwords can bear: a web shop that signs its customers in comes from one address, too.
+_SIGN_INS, _REGISTRATIONS = "1200/min", "60/min"
 
 operations = Router("/auth")
 
@@ -48,14 +50,21 @@ class Me(msgspec.Struct, frozen=True):
     scope: str
 
 
-@operations.post("/users", public=True, raises=[Conflict, Busy])
+@operations.post("/users", public=True, raises=[Conflict, Busy], rate_limit=_REGISTRATIONS)
 async def register(user: NewUser, known: Accounts) -> Registered:
     """Registers a user, who gets the default scopes."""
     made = await known.register(user)
     return Registered(made.id, made.username)
 
 
-@operations.post("/token", public=True, status=200, body_limit_bytes=_FORM_LIMIT_BYTES, raises=[NotSigning, Busy])
+@operations.post(
+    "/token",
+    public=True,
+    status=200,
+    body_limit_bytes=_FORM_LIMIT_BYTES,
+    raises=[NotSigning, Busy],
+    rate_limit=_SIGN_INS,
+)
 async def token(form: Annotated[TokenForm, Form()], request: Request, grants: Grants) -> Granted:
     """Signs in, refreshes, gives a client its token (RFC 6749), or one for an API key (RFC 8693).
 

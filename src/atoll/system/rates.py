@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 __all__ = ["MEANING", "MOST", "WINDOWS_S", "Rate"]
 
@@ -16,7 +15,8 @@ MEANING = f'a rate like "10/s", "600/min" or "5/h", a whole number from 1 to {MO
 _TEXT = re.compile(r"([1-9][0-9]{0,5})/(s|min|h)")
 
 
-class Rate(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Rate:
     """`count` requests in every window of `unit`. A client that was quiet for a whole window may send `count` at once."""
 
     count: int
