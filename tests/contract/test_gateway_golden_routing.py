@@ -79,3 +79,20 @@ def test_compression() -> None:
     what = known(orders, compression=True)
 
     _check("compression", {"filters": _filters(what), "routes": _routes(what)})
+
+
+def test_websocket_and_http_2() -> None:
+    chat = contract(
+        "chat",
+        {
+            "/chat": {"get": {"operationId": "join", "x-atoll-upgrade": "websocket"}},
+            "/chat/Say": {"post": {"operationId": "say", **PUBLIC}},
+        },
+        **{"x-atoll-protocol": "h2"},
+    )
+    what = known(chat, replicas=(replica(chat, "chat-1", "127.0.0.1:2101"),))
+
+    _check(
+        "websocket_and_h2",
+        {"routes": _routes(what), "cluster": _rendered(what)["cds"][0], "tokens": _rendered(what)["ecds"][0]},
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from atoll.gateway.paths import Path
-from atoll.system.contract import BODY_LIMIT_BYTES
+from atoll.system.contract import BODY_LIMIT_BYTES, Protocol
 from atoll.system.rates import Rate
 from atoll.tokens.keys import KeySet
 
@@ -77,6 +77,7 @@ class Cluster:
     retry_budget: RetryBudget = RetryBudget()
     slow_start_s: float = 10.0
     concurrency: int | None = None
+    protocol: Protocol = "http1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class Route:
 
     `rate_limit` is each client's: the token's subject, or the address where no token is needed. A body is at most
     `body_limit_bytes`; `whole_body`: it is sent on when all of it is here.
+
+    `websocket`: it may be upgraded to one, and its token may stand among the protocols too, because a page can set no header.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Route:
     rate_limit: Rate | None = None
     body_limit_bytes: int = BODY_LIMIT_BYTES
     whole_body: bool = False
+    websocket: bool = False
 
 
 @dataclass(frozen=True, slots=True)

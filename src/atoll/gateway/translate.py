@@ -33,7 +33,7 @@ from atoll.gateway.ir import (
     Tracing,
     Upstream,
 )
-from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.known import GATEWAY, Known, SystemEntry
 from atoll.gateway.offers import Offer, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
@@ -91,7 +91,7 @@ def _reachable(replicas: Mapping[str, Replica], upstream: Upstream, faults: list
     """Without those that speak TLS when the gateway can't, or don't when they must: no replica can talk its way out of it."""
     found = {}
     for key, one in sorted(replicas.items()):
-        if fault := _unreachable(one, upstream):
+        if one.service != GATEWAY and (fault := _unreachable(one, upstream)):
             faults.append(f"the replica {one.replica} of {one.service} at {one.address} is left out: {fault}")
         else:
             found[key] = one
@@ -162,7 +162,9 @@ def _owned(system: SystemEntry) -> tuple[str, ...]:
 
 def _whole(known: Known, service: str) -> Cluster:
     endpoints = _endpoints(one for one in known.present if one.service == service)
-    return Cluster(service, service, endpoints, concurrency=_concurrency(known, service))
+    newest = known.contracts.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
+    protocol = newest.protocol if newest else "http1"
+    return Cluster(service, service, endpoints, concurrency=_concurrency(known, service), protocol=protocol)
 
 
 def _concurrency(known: Known, service: str) -> int | None:
@@ -179,10 +181,15 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
     replicas = [one for one in known.present if one.service == offer.service]
     serving = [one for one in replicas if not one.digest or one.digest in offer.digests]
     if len(serving) == len(replicas):
-        return _whole(known, offer.service)
+        return replace(_whole(known, offer.service), protocol=offer.contract.protocol)
     digests = sorted({one.digest for one in serving if one.digest}) or sorted(offer.digests)
-    name, concurrency = f"{offer.service}@{'+'.join(digests)}", _concurrency(known, offer.service)
-    return Cluster(name, offer.service, _endpoints(serving), concurrency=concurrency)
+    return Cluster(
+        f"{offer.service}@{'+'.join(digests)}",
+        offer.service,
+        _endpoints(serving),
+        concurrency=_concurrency(known, offer.service),
+        protocol=offer.contract.protocol,
+    )
 
 
 def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
@@ -202,7 +209,7 @@ def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
     operation = offer.operation
     body_limit_bytes = operation.body_limit_bytes or (listener.body_limit_bytes if operation.streaming else BODY_LIMIT_BYTES)
     # HEAD follows GET (RFC 9110 §9.3.2).
-    methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+    methods = ("GET", "HEAD") if operation.method == "GET" and not operation.websocket else (operation.method,)
     repeatable = operation.repeatable or _SAFE.issuperset(methods)
     return Route(
         name=offer.name,
@@ -217,12 +224,13 @@ def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
         rate_limit=operation.rate_limit,
         body_limit_bytes=body_limit_bytes,
         whole_body=operation.whole_body and body_limit_bytes <= _KEPT_BYTES,
+        websocket=operation.websocket,
     )
 
 
 def _timeout_s(operation: Operation) -> float | None:
     """The gateway waits longer than the handler may take, so that it is the handler's own timeout that is reported."""
-    if operation.streaming:
+    if operation.streaming or operation.websocket:
         return None
     if operation.timeout_s is None:
         return BUDGETS.gateway_s

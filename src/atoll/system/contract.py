@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from atoll.errors import SystemMistake
 from atoll.system.rates import Rate
 
-__all__ = ["BODY_LIMIT_BYTES", "Contract", "Operation", "Published", "Setting", "Subscription"]
+__all__ = ["BODY_LIMIT_BYTES", "Contract", "Operation", "Protocol", "Published", "Setting", "Subscription"]
+
+Protocol = Literal["http1", "h2"]
+"""How replicas are spoken to: HTTP/1.1, or HTTP/2 without TLS from the first byte (RFC 9113 §3.3), as gRPC wants it."""
 
 # What an operation takes that does not say.
 BODY_LIMIT_BYTES = 1 << 20
@@ -48,6 +51,7 @@ class Operation(msgspec.Struct, frozen=True):
     try_timeout_s: float | None = None
     rate_limit: Rate | None = None
     whole_body: bool = False
+    websocket: bool = False
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -87,6 +91,7 @@ class Contract(msgspec.Struct, frozen=True):
     publishes: tuple[Published, ...] = ()
     consumes: tuple[Subscription, ...] = ()
     settings: tuple[Setting, ...] = ()
+    protocol: Protocol = "http1"
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
@@ -127,7 +132,16 @@ def _parse(document: dict[str, Any]) -> Contract:
         publishes=_published(document["service"], asyncapi),
         consumes=_consumed(asyncapi),
         settings=tuple(msgspec.convert(document.get("settings") or [], list[Setting])),
+        protocol=_one_of(document.get("openapi") or {}, "x-atoll-protocol", *get_args(Protocol)),
     )
+
+
+def _one_of(part: Mapping[str, Any], name: str, *choices: str) -> Any:
+    """The first is what it is when it is not there. Raises ValueError."""
+    value = part.get(name, choices[0])
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, not {' or '.join(map(repr, filter(None, choices)))}")
+    return value
 
 
 def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
@@ -151,6 +165,7 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
                     body_limit_bytes=one.get("x-atoll-body-limit-bytes"),
                     idempotent=bool(one.get("x-atoll-idempotent", False)),
                     repeatable=bool(one.get("x-atoll-repeatable", False)),
+                    websocket=_one_of(one, "x-atoll-upgrade", "", "websocket") == "websocket",
                     try_timeout_s=one.get("x-atoll-try-timeout-s"),
                     rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
                     whole_body=_whole_body(one),

@@ -7,7 +7,8 @@ from __future__ import annotations
 from atoll.gateway.ir import Cluster, Endpoint
 from atoll.gateway.xds import tls
 from atoll.gateway.xds.folders import Folders
-from atoll.gateway.xds.typed import Json, seconds, typed
+from atoll.gateway.xds.typed import Json, header, seconds, typed
+from atoll.system.contract import Protocol
 
 __all__ = ["resource"]
 
@@ -30,10 +31,10 @@ def resource(cluster: Cluster, folders: Folders) -> Json:
         # Never send to replicas that are known to be unhealthy: no replica is a 503, not a guess.
         common_lb_config={"healthy_panic_threshold": {"value": 0}},
         load_assignment=_assignment(cluster),
-        health_checks=[_health_check()],
+        health_checks=[_health_check(cluster.protocol)],
         outlier_detection=_outlier_detection(),
         circuit_breakers={"thresholds": [_threshold(cluster)]},
-        typed_extension_protocol_options={_PROTOCOL: _protocol()},
+        typed_extension_protocol_options={_PROTOCOL: _options(cluster.protocol)},
         **_sockets(cluster, folders),
     )
 
@@ -41,11 +42,12 @@ def resource(cluster: Cluster, folders: Folders) -> Json:
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def _protocol() -> Json:
+def _options(protocol: Protocol) -> Json:
+    """HTTP/2 is spoken only where the service says so: nobody asks a port without TLS what it speaks."""
     return typed(
         _PROTOCOL,
         common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
-        explicit_http_config={"http_protocol_options": {}},
+        explicit_http_config={"http2_protocol_options" if protocol == "h2" else "http_protocol_options": {}},
     )
 
 
@@ -89,7 +91,15 @@ def _address(endpoint: Endpoint) -> Json:
     return {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
 
 
-def _health_check() -> Json:
+# A gRPC server answers nothing but gRPC; that it does not know the method is an answer too.
+_AS_GRPC: Json = {
+    "codec_client_type": "HTTP2",
+    "method": "POST",
+    "request_headers_to_add": [header("content-type", "application/grpc"), header("te", "trailers")],
+}
+
+
+def _health_check(protocol: Protocol) -> Json:
     """503 is unhealthy: own database gone, or draining. An answer of 404 is a program without our health paths.
 
     Patient with silence, because on a busy machine all replicas are slow at once and there would be none left; who can't be
@@ -102,7 +112,11 @@ def _health_check() -> Json:
         "no_traffic_interval": "1s",
         "unhealthy_threshold": 3,
         "healthy_threshold": 1,
-        "http_health_check": {"path": "/health/ready", "expected_statuses": [{"start": 200, "end": 500}]},
+        "http_health_check": {
+            "path": "/health/ready",
+            "expected_statuses": [{"start": 200, "end": 500}],
+            **(_AS_GRPC if protocol == "h2" else {}),
+        },
     }
 
 

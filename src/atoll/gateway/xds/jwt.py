@@ -17,7 +17,10 @@ NAME = "envoy.filters.http.jwt_authn"
 METADATA_KEY = "jwt"
 SESSION_HEADER = "x-atoll-session"
 _TYPE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
-_REQUIRED = "required"
+_REQUIRED, _SOCKET = "required", "socket"
+_BEARER: Json = {"name": "Authorization", "value_prefix": "Bearer "}
+# One of several protocols that a page offers: `new WebSocket(url, ["chat.v1", "bearer." + token])`.
+_PROTOCOL: Json = {"name": "Sec-WebSocket-Protocol", "value_prefix": "bearer."}
 
 
 def filter_(source: Json) -> Json:
@@ -28,19 +31,21 @@ def resource(issuer: Issuer) -> Json:
     """The ECDS resource."""
     configuration = typed(
         _TYPE,
-        providers={"atoll": _provider(issuer)},
-        requirement_map={_REQUIRED: {"provider_name": "atoll"}},
+        providers={"atoll": _provider(issuer, [_BEARER]), "atoll-socket": _provider(issuer, [_BEARER, _PROTOCOL])},
+        requirement_map={_REQUIRED: {"provider_name": "atoll"}, _SOCKET: {"provider_name": "atoll-socket"}},
     )
     return typed("envoy.config.core.v3.TypedExtensionConfig", name=NAME, typed_config=configuration)
 
 
-def per_route(rule: TokenRule) -> Json:
+def per_route(rule: TokenRule, *, websocket: bool = False) -> Json:
     """Every route has one: without it, a route is public."""
     name = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
-    return typed(name, requirement_name=_REQUIRED) if rule.required else typed(name, disabled=True)
+    if not rule.required:
+        return typed(name, disabled=True)
+    return typed(name, requirement_name=_SOCKET if websocket else _REQUIRED)
 
 
-def _provider(issuer: Issuer) -> dict[str, Any]:
+def _provider(issuer: Issuer, places: list[Json]) -> dict[str, Any]:
     return {
         "issuer": issuer.url,
         "audiences": [issuer.audience],
@@ -49,7 +54,7 @@ def _provider(issuer: Issuer) -> dict[str, Any]:
         "clock_skew_seconds": 1,
         "local_jwks": {"inline_string": _jwks(issuer)},
         # By default a token in ?access_token= is taken too: it would stand in every log on the way.
-        "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
+        "from_headers": places,
         # The service verifies the token again, so it must arrive.
         "forward": True,
         "payload_in_metadata": METADATA_KEY,

@@ -32,6 +32,8 @@ _IDLE_MARGIN_S = 5.0
 # RFC 9110 §7.2: Host is uri-host [":" port], and there is exactly one (RFC 9112 §3.2).
 _HOST = r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 _SAFE_TO_REPEAT = "connect-failure,refused-stream,reset-before-request"
+# Everywhere else an upgrade is refused: nobody has checked what comes after it.
+_WEBSOCKET: Json = {"upgrade_configs": [{"upgrade_type": "websocket"}]}
 
 
 def resource(gateway: Gateway) -> Json:
@@ -108,9 +110,10 @@ def _route(route: Route, gateway: Gateway) -> Json:
             "cluster": route.cluster,
             **_times(route.timeout_s),
             "retry_policy": _retries(route.repeatable, route.try_timeout_s),
+            **(_WEBSOCKET if route.websocket else {}),
         },
         "typed_per_filter_config": {
-            **_filters(route.token),
+            **_filters(route.token, route.websocket),
             **_body(route, gateway.listener.body_limit_bytes),
             **_passed_as_it_is(route, gateway),
         },
@@ -174,8 +177,8 @@ def _retries(repeatable: bool, try_timeout_s: float | None = None) -> Json:
     return policy
 
 
-def _filters(token: TokenRule) -> dict[str, Any]:
-    found: dict[str, Any] = {jwt.NAME: jwt.per_route(token)}
+def _filters(token: TokenRule, websocket: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {jwt.NAME: jwt.per_route(token, websocket=websocket)}
     if not token.required:
         found[api_keys.NAME] = api_keys.nothing()
     if token.scope:
@@ -246,7 +249,7 @@ def _fallback(cluster: str, gateway: Gateway) -> Json:
     return {
         "name": f"{cluster}.fallback",
         "match": {"prefix": "/"},
-        "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False)},
+        "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False), **_WEBSOCKET},
         "typed_per_filter_config": {**_filters(PUBLIC), **untouched},
     }
 
