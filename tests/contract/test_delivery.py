@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from atoll.bus.memory import Broker
 from atoll.bus.ports import Message
-from atoll.database.ports import Database, LeaseLost, OutboxRow
-from atoll.delivery import dead_letters, envelope
+from atoll.database.ports import Database, Kept, LeaseLost, OutboxRow
+from atoll.delivery import dead_letters, envelope, loops
 from atoll.delivery.handling import Delivery, Handler, Patience
 from atoll.delivery.loops import Loops, Station
 from atoll.errors import DatabaseOutage, Outage
+from atoll.system.budgets import BUDGETS
 from tests.support.kinds import Kind
 from tests.support.waiting import until
 
@@ -331,3 +333,27 @@ def _parked(world: World, state: str, count: int) -> Callable[[], Any]:
         return parked if len(parked) >= count else None
 
     return found
+
+
+async def test_a_running_service_forgets_what_was_answered_long_enough_ago(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def kept(id: str) -> bool:
+        async with database.transaction(patient=True) as tx:
+            return await database.journal.claim(tx, id) is not None
+
+    async with database.transaction(patient=True) as tx:
+        await database.journal.claim(tx, "k1")
+        await database.journal.keep(tx, "k1", Kept(b"", 201, b"[]", b""))
+    async with world.running():
+        await world.send(world.event("a", 1))
+        await world.settled(1)
+    assert await kept("k1")
+
+    monkeypatch.setattr(loops, "BUDGETS", replace(BUDGETS, answers_kept_s=0.0))
+    async with world.running():
+
+        async def gone() -> bool:
+            return not await kept("k1")
+
+        assert await until(gone)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -108,6 +111,55 @@ def test_a_new_price_reaches_new_orders_and_a_retired_product_none(shop: Shop, c
         until_sync(lambda: customer.http.post("/orders", json=sea_glass).json()["total"] == "4.00", 10, "the new price")
         assert staff.delete("/catalog/products/sea-glass").status_code == 204
     until_sync(lambda: customer.http.post("/orders", json=sea_glass).status_code == 422, 10, "it is sold no more")
+
+
+def test_an_order_that_is_sent_five_times_at_once_with_one_key_is_placed_once(shop: Shop) -> None:
+    with shop.client(shop.token(*shop.register())) as http, ThreadPoolExecutor(5) as threads:
+        customer, headers = Customer(shop, http), {"idempotency-key": str(uuid.uuid4())}
+        wanted = {"lines": [{"sku": "enamel-mug", "quantity": 1}], "payment_method": "card-ok"}
+
+        def place(_: int) -> str:
+            def answered() -> httpx.Response | None:
+                answer = http.post("/orders", json=wanted, headers=headers)
+                if answer.status_code == 409:
+                    assert answer.json()["code"] == "idempotency_key_in_use"
+                    return None
+                return answer
+
+            answer = until_sync(answered, 20, "it is answered")
+            assert answer is not None
+            assert answer.status_code == 201
+            return str(answer.json()["id"])
+
+        (order_id,) = set(threads.map(place, range(5)))
+        customer.settled(order_id)
+        assert [order["id"] for order in http.get("/orders").json()["items"]] == [order_id]
+    assert kinds(shop.ledger(order_id)) == [("charge", "approved")]
+
+
+def test_a_checkout_that_is_clicked_twice_places_one_order(shop: Shop) -> None:
+    """The storefront without its script, as an impatient browser sends it: the same form twice at once."""
+    username, password = shop.register()
+    with httpx.Client(base_url=shop.url, timeout=20) as browser:
+
+        def keys(path: str) -> dict[str, str]:
+            return dict(re.findall(r'name="(form_key|order_key)" value="([^"]+)"', browser.get(path).text))
+
+        signed_in = {"username": username, "password": password, "back": "/cart"}
+        assert browser.post("/sign-in", data={**keys("/sign-in"), **signed_in}).status_code == 303
+        chosen = {"sku": "enamel-mug", "quantity": "1", "action": "add"}
+        assert browser.post("/cart", data={**keys("/products/enamel-mug"), **chosen}).status_code == 303
+        form, cookies = {**keys("/checkout"), "payment_method": "card-ok"}, dict(browser.cookies)
+
+    def click(_: int) -> str:
+        answer = httpx.post(f"{shop.url}/checkout", data=form, cookies=cookies, timeout=20)
+        assert answer.status_code == 303, answer.text
+        return answer.headers["location"]
+
+    with ThreadPoolExecutor(2) as threads:
+        (order,) = set(threads.map(click, range(2)))
+    with shop.client(shop.token(username, password)) as http:
+        assert [f"/my/orders/{one['id']}" for one in http.get("/orders").json()["items"]] == [order]
 
 
 # what is told
