@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ ATOLL = Path(sys.executable).with_name("atoll")
 PUBLISHERS = ("catalog", "orders", "inventory", "payments")
 PLENTY = 1_000_000
 SCARCE = 40
+_INSISTING_S = 90.0
+_NOT_NOW = (401, 408, 409, 429)  # auth, the gateway or the same request is not ready: told to ask again
 _PAUSED_S = 6.5  # longer than a lease: the other replica takes over meanwhile
 
 
@@ -45,7 +48,7 @@ class Plan:
     kills: int
     seed: int
     orders_per_s: float = 15.0
-    faults: str = "relay.published:0.004,consumer.committed:0.004"
+    faults: str = "relay.published:0.004,consumer.committed:0.004,answer.committed:0.004"
     duplicate_window_s: float = 0.1
     inbox: bool = True
 
@@ -54,7 +57,8 @@ class Plan:
 class Findings:
     """What clients saw, what was done to the system, and what the books say afterwards. All of `wrong` must be empty.
 
-    `by_itself`: processes that died at one of the two worst moments of delivery, which no signal from outside can hit.
+    `by_itself`: processes that died at one of the worst moments, which no signal from outside can hit. `replayed`: orders that
+    had been placed when they were sent again.
     """
 
     killed: Counter[str] = field(default_factory=Counter)
@@ -64,6 +68,7 @@ class Findings:
     wrong: list[str] = field(default_factory=list)
     twice: int = 0
     by_itself: int = 0
+    replayed: int = 0
 
     def check(self, holds: bool, what: str) -> None:
         if not holds:
@@ -125,7 +130,10 @@ class Shop:
 
 
 class Clients:
-    """Place orders at a steady rate, never try one again, and now and then change their mind."""
+    """Place orders at a steady rate, send each until they are told what became of it, and now and then change their mind.
+
+    `given_up`: orders of which they were told nothing for too long.
+    """
 
     def __init__(self, shop: Shop, findings: Findings) -> None:
         self._shop = shop
@@ -134,6 +142,7 @@ class Clients:
         self._skus: list[str] = []
         self._tokens: dict[str, tuple[str, float]] = {}
         self.scarce = ""
+        self.given_up = 0
 
     async def prepare(self, http: httpx.AsyncClient) -> None:
         listed = (await http.get("/catalog/products", params={"limit": 100})).json()["items"]
@@ -158,25 +167,47 @@ class Clients:
 
     async def _place(self, http: httpx.AsyncClient, order: dict[str, Any]) -> None:
         changes_mind = self._random.random() < 0.1
-        answer = await self._try(http, "POST", "/orders", order)
-        self._findings.answers[answer.status_code if answer else 0] += 1
+        answer = await self._insist(http, order)
         if answer is None or answer.status_code != 201:
             return
         placed = answer.json()["id"]
         self._findings.accepted.add(placed)
+        self._findings.replayed += "idempotency-replayed" in answer.headers
         if changes_mind:
             await self._try(http, "POST", f"/orders/{placed}/cancellation", None)
 
-    async def _try(self, http: httpx.AsyncClient, method: str, path: str, body: Any) -> httpx.Response | None:
+    async def _insist(self, http: httpx.AsyncClient, order: dict[str, Any]) -> httpx.Response | None:
+        """Sends it, under one key, until it is placed or refused: no answer, or a 5xx, does not say which."""
+        key = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        end = time.monotonic() + _INSISTING_S
+        while time.monotonic() < end:
+            answer = await self._try(http, "POST", "/orders", order, key)
+            status = answer.status_code if answer else 0
+            self._findings.answers[status] += 1
+            if 200 <= status < 500 and status not in _NOT_NOW:
+                return answer
+            await _wait(random.uniform(0.2, 0.6))
+        self.given_up += 1
+        return None
+
+    async def _try(self, http: httpx.AsyncClient, method: str, path: str, body: Any, key: str = "") -> httpx.Response | None:
         try:
-            return await self._ask(http, method, path, "ada", body)
+            return await self._ask(http, method, path, "ada", body, key=key)
         except (httpx.HTTPError, KeyError):
             return None
 
     async def _ask(
-        self, http: httpx.AsyncClient, method: str, path: str, user: str, body: Any, expected: int | None = None
+        self,
+        http: httpx.AsyncClient,
+        method: str,
+        path: str,
+        user: str,
+        body: Any,
+        *,
+        expected: int | None = None,
+        key: str = "",
     ) -> httpx.Response:
-        headers = {"authorization": f"Bearer {await self._token(http, user)}"}
+        headers = {"authorization": f"Bearer {await self._token(http, user)}", **({"idempotency-key": key} if key else {})}
         answer = await http.request(method, path, json=body, headers=headers)
         if expected is not None:
             assert answer.status_code == expected, answer.text
@@ -256,6 +287,7 @@ class Books:
         self._shop = shop
         self._findings = findings
         self._scarce = scarce
+        self.everybody_was_told = False  # then nothing was placed that nobody knows of
         self.bus_was_wiped = False  # then its streams can tell the order of what came later only
 
     async def settle(self, timeout_s: float = 120.0) -> None:
@@ -303,6 +335,9 @@ class Books:
         self._findings.statuses.update(order["status"] for order in orders.values())
         lost = self._findings.accepted - orders.keys()
         self._findings.check(not lost, f"{len(lost)} acknowledged orders are gone: {sorted(lost)[:3]}")
+        if self.everybody_was_told:
+            doubled = orders.keys() - self._findings.accepted
+            self._findings.check(not doubled, f"{len(doubled)} orders were placed twice: {sorted(doubled)[:3]}")
         await self._stock(orders)
         self._money(orders)
         self._witness(orders)
@@ -420,6 +455,8 @@ async def drill(plan: Plan, folder: Path, say: Callable[[str], None] = lambda li
                 await buying
         say(f"{len(findings.accepted)} orders accepted; settling")
         books = Books(shop, findings, clients.scarce)
+        books.everybody_was_told = not clients.given_up
+        findings.check(not clients.given_up, f"{clients.given_up} orders were not answered within {_INSISTING_S:g} s")
         await books.settle()
         await books.reconcile()
     finally:
@@ -494,8 +531,9 @@ def report(findings: Findings) -> str:
     lines = [
         f"killed      {findings.killed.total()}: "
         + ", ".join(f"{name} {count}" for name, count in findings.killed.most_common()),
-        f"by itself   {findings.by_itself} at the worst moments of delivery",
+        f"by itself   {findings.by_itself} at the worst moments",
         f"answers     {answers}",
+        f"sent again  {findings.replayed} orders that had been placed, and nobody told",
         f"accepted    {len(findings.accepted)} orders; " + ", ".join(f"{k} {v}" for k, v in findings.statuses.items()),
         f"wrong       {len(findings.wrong)}",
         *(f"  - {line}" for line in findings.wrong),

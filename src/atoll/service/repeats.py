@@ -32,7 +32,9 @@ _NAME = b"idempotency-key"
 _REPLAYED = (b"idempotency-replayed", b"true")
 _VISIBLE = range(0x21, 0x7F)
 # What differs between two attempts at the same request.
-_OF_THE_ATTEMPT = frozenset(("x-request-id", "traceparent", "tracestate", "date", "idempotency-key"))
+_OF_THE_ATTEMPT = frozenset(
+    ("x-request-id", "traceparent", "tracestate", "baggage", "date", "x-forwarded-for", "x-forwarded-proto", "idempotency-key")
+)
 
 
 class Repeats:
