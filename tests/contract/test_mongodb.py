@@ -335,6 +335,17 @@ def write(folder: Path, name: str, body: str) -> Path:
     return file
 
 
+async def test_a_database_of_an_older_atoll_gets_the_collections_that_it_lacks(database: Database) -> None:
+    await database.collection("atoll_migration").delete_one({"owner": "atoll", "number": 2})
+    await database.collection("atoll_answer").drop()
+
+    await database.migrate(None)
+
+    known = await database.collection("atoll_migration").find({"owner": "atoll"}).sort("number").to_list()
+    assert [one["name"] for one in known] == ["0001_journal", "0002_answers"]
+    assert "at_1" in await database.collection("atoll_answer").index_information()
+
+
 async def test_an_interrupted_migration_runs_again_from_its_beginning(database: Database, tmp_path: Path) -> None:
     body = """
 async def migrate(database):
