@@ -31,6 +31,7 @@ async def test_nothing_is_lost_or_doubled_or_out_of_order_whatever_is_killed(fol
     assert not HIT - {name.removesuffix(" (paused)").rstrip("-123456789") for name in findings.killed}, report(findings)
     assert any("paused" in name for name in findings.killed), report(findings)
     assert findings.by_itself > 0, report(findings)
+    assert findings.replayed > 0, report(findings)  # each would have been a second order
     assert len(findings.accepted) > 300, report(findings)
 
 
