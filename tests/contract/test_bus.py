@@ -209,6 +209,20 @@ async def test_a_pull_gives_at_most_its_limit_and_an_empty_list_when_nothing_com
     assert numbers(first + await take(source, 12 - len(first), limit=5)) == list(range(12))
 
 
+async def test_a_source_says_how_many_events_wait(world: World) -> None:
+    bus = await world.bus()
+    source = bus.source("orders", "payments")
+    await source.reset(1)
+    assert source.behind == 0
+    await bus.publish([message(n) for n in range(5)])
+
+    assert numbers(await source.pull(2, 5.0)) == [0, 1]
+    await until(lambda: source.behind == 3)
+    await take(source, 3)
+
+    assert source.behind == 0
+
+
 async def test_a_waiting_pull_gets_an_event_as_soon_as_it_is_published(world: World) -> None:
     bus, other = await world.bus(), await world.bus()
     source = bus.source("orders", "payments")

@@ -108,6 +108,7 @@ class JetStreamSource:
         self._sid: bytes | None = None
         self._inbox = ""
         self._trouble = "not reset since the connection was made"
+        self._pending = b"0"
         self._queue: list[Received] = []
         self._acknowledgeable: deque[tuple[int, bytes]] = deque()
         self._count = self._sequence = 0  # deliveries since the reset, and the last one's place in the stream
@@ -115,6 +116,10 @@ class JetStreamSource:
         self._answer_due = 0.0
         self._waiter: asyncio.Future[None] | None = None
         wire.on_down.append(self._disconnected)
+
+    @property
+    def behind(self) -> int:
+        return int(self._pending) + len(self._queue)
 
     async def reset(self, sequence: int, timeout_s: float = 5.0) -> Position:
         self._stop_listening("a reset did not finish")
@@ -126,7 +131,7 @@ class JetStreamSource:
         self._resets += 1
         self._inbox = f"{self._wire.inbox}.{self.stream}.{self._resets}"
         self._sid = self._wire.subscribe(self._inbox, self._delivered)
-        self._trouble, self._count, self._sequence, self._outstanding = "", 0, 0, 0
+        self._trouble, self._count, self._sequence, self._outstanding, self._pending = "", 0, 0, 0, b"0"
         return Position(identity=found["created"], last_sequence=found["state"]["last_seq"])
 
     async def pull(self, limit: int, wait_s: float) -> list[Received]:
@@ -188,7 +193,7 @@ class JetStreamSource:
         if count != self._count + 1 or sequence <= self._sequence:
             self._stop_listening(f"delivery {count} of event {sequence} came after {self._count} of {self._sequence}")
             return
-        self._count, self._sequence = count, sequence
+        self._count, self._sequence, self._pending = count, sequence, words[-1]
         self._outstanding -= 1
         self._queue.append(Received(subject.decode(), headers[10:-2], body, sequence))
         self._acknowledgeable.append((sequence, reply))

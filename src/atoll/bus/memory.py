@@ -265,6 +265,7 @@ class MemorySource:
         self._broker = bus.broker
         self._durable = durable
         self._valid: tuple[int, str, int] | None = None  # generation, identity, epoch
+        self.behind = 0
 
     async def reset(self, sequence: int, timeout_s: float = 5.0) -> Position:
         self._bus.check_connected()
@@ -273,6 +274,7 @@ class MemorySource:
         durable.epoch += 1
         durable.next_sequence = max(1, sequence)
         self._valid = (self._bus.generation, stream.identity, durable.epoch)
+        self.behind = 0
         self._broker._notice()
         return Position(stream.identity, stream.last_sequence)
 
@@ -292,12 +294,14 @@ class MemorySource:
             raise Interrupted(error.detail) from None
         if self._valid != (self._bus.generation, stream.identity, durable.epoch):
             raise Interrupted("the durable was reset, or the connection is another")
-        batch = [
+        waiting = [
             message
             for message in stream.messages[_index(stream.messages, durable.next_sequence) :]
             if not durable.filters or any(matches(f, message.subject) for f in durable.filters)
-        ][:limit]
+        ]
+        batch = waiting[:limit]
         if batch:
+            self.behind = len(waiting) - len(batch)
             durable.next_sequence = batch[-1].sequence + 1
         return batch
 

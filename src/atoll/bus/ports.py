@@ -50,6 +50,11 @@ class Source(Protocol):
 
     stream: str
 
+    @property
+    def behind(self) -> int:
+        """Events that wait to be pulled, as the bus said when it delivered the last one; 0 before that."""
+        ...
+
     async def reset(self, sequence: int, timeout_s: float = 5.0) -> Position:
         """The next `pull` gives the first stored event at or after `sequence`. Raises BusOutage."""
         ...

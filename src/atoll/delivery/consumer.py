@@ -100,6 +100,11 @@ class Consumer:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
+    @property
+    def behind(self) -> tuple[str, int] | None:
+        """The stream and how many of its events wait, as far as is known; None while another replica consumes it."""
+        return (self._name, self._source.behind) if self._leases.holds(self._name) else None
+
     def stop(self) -> None:
         """`run` ends after the batch in hand."""
         self._stopping.set()

@@ -58,6 +58,10 @@ class Loops:
             task.add_done_callback(_report)
             self._tasks.append(task)
 
+    def behind(self) -> dict[str, int]:
+        """Events that wait for this process, by stream."""
+        return dict(one for consumer in self._consumers if (one := consumer.behind))
+
     async def stop(self, timeout_s: float = BUDGETS.drain_s) -> None:
         """Consumers finish the batch in hand, the outbox is emptied if the bus is there, the leases are released."""
         for consumer in self._consumers:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
-from atoll.host import logs, processes, state, tls
+from atoll.host import logs, processes, state, targets, tls
 from atoll.host.announce import Announcer
 from atoll.host.bus import BusHost
 from atoll.host.commands import Commands
@@ -241,6 +241,7 @@ class Host:
         if self._recording is not None:
             self._recording.cancel()
         self.layout.state.unlink(missing_ok=True)
+        self.layout.targets.unlink(missing_ok=True)
 
     def is_mute(self, service: str) -> bool:
         """Whether its replicas can't announce themselves."""
@@ -334,6 +335,13 @@ class Host:
             self._recording.cancel()
             self._recording = None
         state.write(self.layout.state, self.snapshot())
+        targets.write(self.layout.targets, targets.document(self._measured(), self.gateway.admin))
+
+    def _measured(self) -> Iterable[Slot]:
+        """The replicas that say something of themselves: a `command` has no atoll inside."""
+        own = [service for service in self.replicas.filled if not self.spec(service).command]
+        yield from (slot for service in own for slot in self.replicas.slots(service))
+        yield from (lent.slot for service, lent in self.commands.lent.items() if not self.spec(service).command)
 
     def summary(self) -> dict[str, Any]:
         """What `up` tells a person; see cli.up."""

@@ -46,6 +46,10 @@ class Layout:
         return self.root / "streams.json"
 
     @property
+    def targets(self) -> Path:
+        return self.root / "prometheus-targets.json"
+
+    @property
     def control(self) -> Path:
         return self.root / "control.sock"
 

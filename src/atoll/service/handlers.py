@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from atoll.delivery.handling import Delivery, Handler, Handlers
@@ -14,6 +16,7 @@ from atoll.service import context
 from atoll.service.binding import body_reader
 from atoll.service.calls import Call
 from atoll.service.operations import From, Subscription
+from atoll.telemetry.metrics import Meter
 
 if TYPE_CHECKING:
     from atoll.service.injection import Injector
@@ -21,12 +24,21 @@ if TYPE_CHECKING:
     from atoll.service.service import Service
     from atoll.service.tracing import Tracing
 
-__all__ = ["build_handlers", "in_thread", "run_hooks"]
+__all__ = ["Observed", "build_handlers", "in_thread", "run_hooks"]
 
 
-def build_handlers(service: Service, injector: Injector, tracing: Tracing | None = None) -> Handlers:
+def build_handlers(service: Service, injector: Injector, observed: Observed | None = None) -> Handlers:
     """By type, `<publisher>.<name>`. An event that does not fit its struct fails with Invalid, which names the fields."""
-    return {one.type: Handler(_invoke(one, injector, tracing), one.alone) for one in service.subscriptions}
+    observed = observed or Observed()
+    return {one.type: Handler(_invoke(one, injector, observed), one.alone) for one in service.subscriptions}
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Who is told of handlers: `tracing` of those in recorded traces, `meters` (filled here) of all, by type."""
+
+    tracing: Tracing | None = None
+    meters: dict[str, Meter] = field(default_factory=dict)
 
 
 async def run_hooks(hooks: Iterable[Hook], injector: Injector) -> None:
@@ -42,13 +54,14 @@ async def in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any
 
 
 def _invoke(
-    subscription: Subscription, injector: Injector, tracing: Tracing | None
+    subscription: Subscription, injector: Injector, observed: Observed
 ) -> Callable[[bytes, Delivery, Any], Awaitable[None]]:
     event = subscription.event
     decode = body_reader(event.type)
     injected = [one for one in subscription.arguments if one.source is not From.EVENT]
     handler = subscription.handler
     is_async = inspect.iscoroutinefunction(handler)
+    tracing, meter = observed.tracing, observed.meters.setdefault(subscription.type, Meter())
 
     async def invoke(body: bytes, delivery: Delivery, transaction: Any) -> None:
         call = Call()
@@ -57,6 +70,7 @@ def _invoke(
         token = context.enter(trace)
         if tracing is not None:
             tracing.handling(delivery, trace)
+        started, outcome = perf_counter(), "failed"
         try:
             values = {event.name: decode(body)}
             await injector.fill(values, injected, call)
@@ -66,9 +80,11 @@ def _invoke(
             raise
         else:
             await call.close()
+            outcome = "handled"
             if tracing is not None:
                 tracing.handled(delivery)
         finally:
+            meter.count(outcome, perf_counter() - started)
             context.leave(token)
 
     return invoke

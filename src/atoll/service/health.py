@@ -1,4 +1,4 @@
-"""`/health/live`, `/health/ready` and `/health/backlog`: for the host and the gateway, never routed to clients.
+"""`/health/live`, `/health/ready`, `/health/backlog`, `/health/metrics`: for host, gateway and Prometheus, never routed.
 
 Ready means: this process serves (it neither starts nor drains) and its own database answers. The bus is a field, never a
 reason: a dead bus must not take down everything that only needs its own database.
@@ -7,6 +7,7 @@ reason: a dead bus must not take down everything that only needs its own databas
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from atoll.bus.ports import Bus
 from atoll.database.ports import Database
 from atoll.errors import DatabaseOutage
+from atoll.telemetry.metrics import MEDIA_TYPE
 
 __all__ = ["Health"]
 
@@ -23,10 +25,13 @@ _ASK_AGAIN_S = 0.5
 class Health:
     """An ASGI application for these paths. Only while `stage` is "serving" can readiness be 200."""
 
-    def __init__(self, service: str, database: Database | None, bus: Bus | None) -> None:
+    def __init__(
+        self, service: str, database: Database | None, bus: Bus | None, metrics: Callable[[], Awaitable[str]] | None = None
+    ) -> None:
         self._service = service
         self._database = database
         self._bus = bus
+        self._metrics = metrics
         self._database_state: tuple[float, str] = (0.0, "")
         self.stage: Literal["starting", "serving", "draining"] = "starting"
 
@@ -37,6 +42,8 @@ class Health:
             await _answer(send, *await self._ready())
         elif scope["path"] == "/health/backlog":
             await _answer(send, *await self._backlog())
+        elif scope["path"] == "/health/metrics" and self._metrics is not None:
+            await _send(send, 200, (await self._metrics()).encode(), MEDIA_TYPE)
         else:
             await _answer(send, 404, {"status": 404, "code": "not_found", "title": "Not Found"})
 
@@ -78,9 +85,12 @@ class Health:
 
 
 async def _answer(send: Any, status: int, body: dict[str, Any]) -> None:
-    content = msgspec.json.encode(body)
+    await _send(send, status, msgspec.json.encode(body), "application/json")
+
+
+async def _send(send: Any, status: int, content: bytes, media_type: str) -> None:
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", media_type.encode()),
         (b"content-length", b"%d" % len(content)),
         (b"cache-control", b"no-store"),
     ]

@@ -12,6 +12,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +32,7 @@ from atoll.service.problems import MEDIA_TYPE, Problem, problem_of
 from atoll.service.repeats import Claim, Repeats
 from atoll.service.routes import Routes
 from atoll.system.budgets import BUDGETS
+from atoll.telemetry.metrics import Meter
 from atoll.telemetry.spans import Parent
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def build_app(service: Service, *, database: Any, verify: Verify, injector: Inje
 class App:
     """Dispatches by verb and path. What no operation answers goes to the application that the service mounts, if any.
 
-    `answers` are those that it keeps.
+    `answers` are those that it keeps, `meters` count by operation.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class App:
         self._routes: Routes[_Endpoint] = Routes(endpoints)
         self._mounted = mounted
         self._tracing = tracing
+        self.meters = {endpoint.operation.id: endpoint.meter for _, _, endpoint in endpoints}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -175,6 +178,7 @@ class _Endpoint:
         self._repeats = self._repeated(kit) if operation.idempotency_key != "ignored" else None
         self._cached = Cached(operation, kit.answers) if operation.cache_s is not None else None
         self._headers = _headers_of(operation)
+        self.meter = Meter()
 
     @property
     def operation(self) -> Operation:
@@ -191,10 +195,12 @@ class _Endpoint:
         return begin
 
     async def __call__(self, call: Call, send: Send) -> None:
+        started = perf_counter()
         try:
             answer = await self._answer(call)
         except Exception as error:
             answer = _answer_of(problem_of(error))
+        self.meter.count(answer.status or getattr(answer.response, "status_code", 200), perf_counter() - started)
         if answer.response is not None:
             try:
                 await answer.response(call.scope, call.receive, _unsplit(send))

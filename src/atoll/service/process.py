@@ -21,11 +21,12 @@ import msgspec
 
 from atoll.errors import DatabaseOutage
 from atoll.service.environment import Environment
-from atoll.service.handlers import build_handlers, run_hooks
+from atoll.service.handlers import Observed, build_handlers, run_hooks
 from atoll.service.health import Health
 from atoll.service.http import build_app, refuse
 from atoll.service.injection import Injector
 from atoll.service.keys import KeyFeed
+from atoll.service.metrics import Metrics
 from atoll.service.principal import Principal
 from atoll.service.problems import Problem
 from atoll.service.server import Server
@@ -62,7 +63,10 @@ class Process:
         self._environment = environment
         self._bus = _bus(environment)
         self._database = database_of(service, environment.database_url)
-        self._health = Health(environment.service, self._database, self._bus)
+        self._watch = StallWatch()
+        self._spans = Spans()
+        self._metrics = Metrics(environment.service, environment.replica, self._database, self._bus, self._watch, self._spans)
+        self._health = Health(environment.service, self._database, self._bus, self._metrics.text)
         self._verifier = Verifier(environment.issuer, environment.audience, KeySet())
         self._keys = KeyFeed(self._verifier, environment.state_dir)
         self._principals: dict[str, tuple[Claims, Principal]] = {}
@@ -73,8 +77,6 @@ class Process:
         self._loops: Loops | None = None
         self._announcement: Announcement | None = None
         self._stop = asyncio.Event()
-        self._watch = StallWatch()
-        self._spans = Spans()
         self._tracing = _tracing(service, environment, self._spans)
         self._exporter: Exporter | None = None
         self._exporting: asyncio.Task[None] | None = None
@@ -135,6 +137,7 @@ class Process:
         self._app = build_app(
             self._service, database=database, verify=self._principal, injector=injector, tracing=self._tracing
         )
+        self._metrics.operations, self._metrics.stands = self._app.meters, True
         self._ready.set()
         if self._database is not None and self._bus is not None:
             self._start_loops(self._database, self._bus, injector)
@@ -167,7 +170,8 @@ class Process:
         from atoll.delivery.loops import Loops, Station
 
         station = Station(self._environment.service, self._environment.replica, database, bus, self._tracing)
-        self._loops = Loops(station, build_handlers(self._service, injector, self._tracing))
+        self._loops = Loops(station, build_handlers(self._service, injector, Observed(self._tracing, self._metrics.events)))
+        self._metrics.behind = self._loops.behind
         self._loops.start()
 
     def _traced(self, database: Database | None) -> Any:

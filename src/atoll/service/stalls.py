@@ -29,6 +29,7 @@ class StallWatch:
         self._ended = (0.0, 0.0)  # a note, and how late the one after it came
         self._stopped = threading.Event()
         self._thread_id = threading.get_ident()
+        self.told = 0
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,6 +60,7 @@ class StallWatch:
                 ticked_at, late_s = self._ended
             if late_s > self._limit_s and told_of != ticked_at:
                 told_of = ticked_at
+                self.told += 1
                 where = f"here:\n{seen[1]}" if seen[0] == ticked_at else "and nobody saw where"
                 _log.warning("the event loop has been stalled for %.0f ms, %s", late_s * 1000, where)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atoll.gateway.ir import Endpoint, Overload
-from atoll.gateway.xds import overload
+from atoll.gateway.xds import metrics, overload
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -24,6 +24,7 @@ def document(folders: Folders, admin: Endpoint, limits: Overload) -> Json:
             "address": {"socket_address": {"address": admin.host, "port_value": admin.port}},
             "allow_paths": [{"prefix": path} for path in _ADMIN_PATHS],
         },
+        "stats_config": metrics.stats(),
         "overload_manager": overload.manager(limits),
         "layered_runtime": runtime(),
         "dynamic_resources": {"lds_config": folders.source("lds"), "cds_config": folders.source("cds")},
