@@ -24,6 +24,7 @@ ORDERS = contract(
     {
         "/orders": {"post": {"operationId": "place", "security": [{"token": ["orders:write"]}]}},
         "/orders/open": {"get": {"operationId": "open", "security": []}},
+        "/orders/rare": {"get": {"operationId": "rare", "security": [], "x-atoll-rate-limit": "1/h"}},
         "/orders/slow": {"get": {"operationId": "slow", "security": [], "x-atoll-timeout-s": 0.2}},
     },
 )
@@ -89,6 +90,14 @@ def test_a_body_that_is_too_large_is_told(rig: Rig) -> None:
 
     assert answer.status_code == 413
     assert line(rig, "request_id", answer.headers["x-request-id"])["why"] == "the body is larger than the gateway takes"
+
+
+def test_a_rate_limit_is_told_with_its_number(rig: Rig) -> None:
+    assert logged(rig, "GET", "/orders/rare")["why"] == ""
+
+    found = logged(rig, "GET", "/orders/rare")
+
+    assert (found["status"], found["why"]) == (429, "more than the 1 requests that its rate limit allows")
 
 
 def test_a_missing_scope_is_named(rig: Rig) -> None:

@@ -33,7 +33,7 @@ async def told(folder: Path) -> str:
 
 async def test_the_page_has_every_metric_of_a_service_with_its_kind(tmp_path: Path) -> None:
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", await told(tmp_path), re.MULTILINE))
-    documented = {}
+    documented: dict[str, str] = {}
     for row in rows(PAGE, "## A service"):
         found, of = names(row[0]), row[1].split(", ")
         documented |= dict(zip(found, of * len(found) if len(of) == 1 else of, strict=False))

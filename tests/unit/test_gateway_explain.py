@@ -11,6 +11,7 @@ from atoll.gateway.explain import Explanation, Question, Step, explain
 from atoll.gateway.ir import Gateway, Listener
 from atoll.gateway.known import ServiceEntry
 from atoll.gateway.translate import translate
+from atoll.system.rates import Rate
 from atoll.tokens import sign
 from atoll.tokens.keys import KeySet
 from tests.support.gateway import contract, known, replica
@@ -51,7 +52,7 @@ def test_a_request_that_would_pass_names_route_token_scope_and_replicas() -> Non
     found = asked("GET", "/orders/42", sign(claims, MINT.key), now=claims.iat)
 
     assert found.status is None
-    assert [step.what for step in found.steps] == ["route", "token", "scope", "replicas"]
+    assert [step.what for step in found.steps] == ["route", "token", "scope", "limits", "replicas"]
     assert found.steps[0].says == "orders.one: GET /orders/{id}"
     assert found.steps[1].says.startswith("ada, good for 5 min 0 s more")
     assert found.steps[1].says.endswith("scopes: orders:read orders:write")
@@ -179,6 +180,19 @@ def test_a_service_without_replicas_is_503() -> None:
     found = explain(translate(known(ORDERS), Listener("127.0.0.1", 8080)), Question("GET", "/orders/search"))
 
     assert (found.status, last(found).says) == (503, "orders has none: nobody announced one")
+
+
+def test_the_rates_that_would_count_are_named() -> None:
+    limited = contract("orders", {"/orders": {"get": {"operationId": "mine", "security": [], "x-atoll-rate-limit": "10/s"}}})
+    gateway = translate(known(limited, replicas=(replica(limited, "orders-1", "127.0.0.1:2101"),)), Listener("", 1))
+    both = replace(gateway, limits=replace(gateway.limits, client=Rate(600, "min"), gateways=2))
+
+    (limits,) = [step for step in explain(both, Question("GET", "/orders")).steps if step.what == "limits"]
+
+    assert limits.says.startswith(
+        "10/s of this operation for each address and 600/min of all operations for each address, shared by 2 gateways"
+    )
+    assert limits.facts == {"operation": "10/s", "client": "600/min", "address": None, "gateways": 2}
 
 
 def test_the_fallback_gets_what_nobody_owns() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from atoll.errors import AtollError, Outage
-from atoll.gateway.ir import Document, Gateway, MethodList, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import Document, Gateway, Limits, MethodList, MethodRefusal, Route, TokenRule
 from atoll.gateway.matching import Fallback, Match, NotFound, matched, normalized
 from atoll.gateway.paths import Path
 from atoll.tokens.base64url import decoded
@@ -96,6 +96,7 @@ def _steps(gateway: Gateway, question: Question) -> Iterator[Step]:
         raise _Ended(200, Step("answer", True, "the gateway answers this itself, from memory"))
     if isinstance(found, Route):
         yield from _allowed(gateway, found, question)
+        yield _limits(gateway.limits, found)
         yield from _replicas(gateway, found.cluster, question.health)
     elif isinstance(found, Fallback):
         yield from _replicas(gateway, found.cluster, question.health)
@@ -211,6 +212,25 @@ def _scope(rule: TokenRule, claims: Claims) -> Iterator[Step]:
     if rule.scope not in claims.scopes:
         raise _Ended(403, Step("scope", False, f"the token lacks {rule.scope}", {**facts, "missing": rule.scope}))
     yield Step("scope", True, f"the token has {rule.scope}", facts)
+
+
+# rates
+
+
+def _limits(limits: Limits, route: Route) -> Step:
+    """What is left of them Envoy keeps to itself, apart from the headers of the answers to whom it concerns."""
+    who = "subject" if route.token.required else "address"
+    rates = {
+        f"of this operation for each {who}": route.rate_limit,
+        f"of all operations for each {who}": limits.client,
+        "of anything for each address": limits.address,
+    }
+    said = [f"{rate} {whose}" for whose, rate in rates.items() if rate]
+    shared = f", shared by {limits.gateways} gateways" if said and limits.gateways > 1 else ""
+    left = f"{shared}; what is left stands in RateLimit-Remaining of each answer" if said else ""
+    declared = {"operation": route.rate_limit, "client": limits.client, "address": limits.address}
+    facts = {name: str(rate) if rate else None for name, rate in declared.items()}
+    return Step("limits", True, (" and ".join(said) or "none") + left, {**facts, "gateways": limits.gateways})
 
 
 # replicas

@@ -18,6 +18,10 @@ _IS_TRACE = (
 _TRACE_ID = f"{_IS_TRACE} ? {_PARENT}.substring(3, 35) : request.id.replace('-', '')"
 _SCOPE = "xds.route_metadata.filter_metadata['atoll']['scope']"
 
+_ANSWER = "response.headers"
+_MORE = "' requests that its rate limit allows'"
+_FLOOD = "'more requests than one address may make'"
+
 # What Envoy's details begin with, and what it means, as CEL: the first that fits counts. Details of the list at
 # https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/response_code_details
 REASONS = (
@@ -40,7 +44,10 @@ REASONS = (
     ("request_header_timeout", "'the headers did not arrive in time'"),
     ("request_payload", "'the body is larger than the gateway takes'"),
     ("downstream_", "'the client went away'"),
-    ("local_rate_limited", "'too many requests'"),
+    (
+        "local_rate_limited",
+        f"'ratelimit-limit' in {_ANSWER} ? 'more than the ' + {_ANSWER}['ratelimit-limit'] + {_MORE} : {_FLOOD}",
+    ),
 )
 
 FIELDS = {
