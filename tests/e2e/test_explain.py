@@ -54,7 +54,7 @@ def test_for_people_it_says_where_a_request_ends_and_why(pair: RunningSystem) ->
 
     assert said == [
         "ok route     left.take: POST /left/notes",
-        "no token     one is needed, and there is none",
+        "no token     one is needed (or an API key in x-api-key), and there is none",
         "   answer    401, the gateway's own",
     ]
 

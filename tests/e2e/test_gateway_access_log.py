@@ -29,6 +29,7 @@ ORDERS = contract(
     },
 )
 DOWN = contract("down", {"/down": {"get": {"operationId": "get", "security": []}}})
+AUTH = contract("auth", {"/auth/token": {"post": {"operationId": "token", "security": []}}})
 GONE = contract("gone", {"/gone": {"get": {"operationId": "get", "security": []}}})
 
 
@@ -44,7 +45,9 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 async def _rig(folder: Path, stack: AsyncExitStack) -> Rig:
     (one,) = await stack.enter_async_context(upstreams(folder, "orders-1"))
     replicas = (replica(ORDERS, "orders-1", one.address), replica(DOWN, "down-1", "127.0.0.1:9"))
-    return await stack.enter_async_context(gateway(folder / "gateway", known(ORDERS, DOWN, GONE, replicas=replicas), MINT))
+    return await stack.enter_async_context(
+        gateway(folder / "gateway", known(ORDERS, DOWN, GONE, AUTH, replicas=replicas), MINT)
+    )
 
 
 def logged(rig: Rig, method: str, path: str, **headers: str) -> dict[str, Any]:
@@ -90,6 +93,15 @@ def test_a_body_that_is_too_large_is_told(rig: Rig) -> None:
 
     assert answer.status_code == 413
     assert line(rig, "request_id", answer.headers["x-request-id"])["why"] == "the body is larger than the gateway takes"
+
+
+def test_an_api_key_that_auth_cant_be_asked_about_is_told(rig: Rig) -> None:
+    found = logged(rig, "POST", "/orders", **{"x-api-key": "atoll_key_secret"})
+
+    assert (found["status"], found["why"]) == (503, "auth did not answer, and the API key has no token yet")
+    assert "atoll_key_secret" not in json.dumps(found)
+    twice = logged(rig, "POST", "/orders", authorization=bearer(), **{"x-api-key": "atoll_key_secret"})
+    assert (twice["status"], twice["why"]) == (400, "an API key and a token at once")
 
 
 def test_a_rate_limit_is_told_with_its_number(rig: Rig) -> None:
@@ -141,6 +153,9 @@ def test_what_is_no_valid_request_has_a_line_too(rig: Rig) -> None:
         raw.sendall(b"GET /orders/%2Fodd HTTP/1.1\r\nHost: shop\r\n\r\n")
         assert b" 400 " in raw.recv(4096)
 
-    found = until_sync(lambda: [one for one in rig.log_lines() if one["status"] == 400], what="a log line")
+    found = until_sync(
+        lambda: [one for one in rig.log_lines() if "normalization" in one["details"] or "path" in one["details"]],
+        what="a log line",
+    )
 
     assert found[-1]["why"] == found[-1]["details"] != ""

@@ -172,7 +172,8 @@ def _allowed(gateway: Gateway, route: Route, question: Question) -> Iterator[Ste
 def _claims(gateway: Gateway, question: Question) -> Claims:
     issuer = gateway.issuer
     if not question.token:
-        raise _Ended(401, Step("token", False, "one is needed, and there is none", {"code": "token_missing"}))
+        instead = f" (or an API key in {gateway.api_keys.header})" if gateway.api_keys else ""
+        raise _Ended(401, Step("token", False, f"one is needed{instead}, and there is none", {"code": "token_missing"}))
     try:
         return Verifier(issuer.url, issuer.audience, issuer.keys).verify(question.token, question.now)
     except Outage as outage:

@@ -18,8 +18,11 @@ _IS_TRACE = (
 _TRACE_ID = f"{_IS_TRACE} ? {_PARENT}.substring(3, 35) : request.id.replace('-', '')"
 _SCOPE = "xds.route_metadata.filter_metadata['atoll']['scope']"
 
-_ANSWER = "response.headers"
-_MORE = "' requests that its rate limit allows'"
+_MORE = "'more than the ' + response.headers['ratelimit-limit'] + ' requests that its rate limit allows'"
+_KEY = (
+    "response.code == 503 ? 'auth did not answer, and the API key has no token yet'"
+    " : response.code == 400 ? 'an API key and a token at once' : 'the API key is not known'"
+)
 _FLOOD = "'more requests than one address may make'"
 
 # What Envoy's details begin with, and what it means, as CEL: the first that fits counts. Details of the list at
@@ -44,10 +47,8 @@ REASONS = (
     ("request_header_timeout", "'the headers did not arrive in time'"),
     ("request_payload", "'the body is larger than the gateway takes'"),
     ("downstream_", "'the client went away'"),
-    (
-        "local_rate_limited",
-        f"'ratelimit-limit' in {_ANSWER} ? 'more than the ' + {_ANSWER}['ratelimit-limit'] + {_MORE} : {_FLOOD}",
-    ),
+    ("lua_response", _KEY),
+    ("local_rate_limited", f"'ratelimit-limit' in response.headers ? {_MORE} : {_FLOOD}"),
 )
 
 FIELDS = {
