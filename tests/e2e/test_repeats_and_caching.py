@@ -124,6 +124,19 @@ def test_what_may_be_kept_comes_through_the_gateway_as_the_service_said(kiosk: K
     assert kiosk.asked("lines a") == 1
 
 
+def test_an_answer_that_was_compressed_on_its_way_is_recognised_all_the_same(kiosk: Kiosk) -> None:
+    plain, packed = [
+        kiosk.anybody.get("/kiosk/timetable", headers={"accept-encoding": coding}) for coding in ("identity", "gzip")
+    ]
+    assert (packed.headers["content-encoding"], packed.json()) == ("gzip", plain.json())
+    assert packed.headers["etag"] == f"W/{plain.headers['etag']}"
+    assert "accept-encoding" in packed.headers["vary"].lower()
+
+    for answer in (plain, packed):
+        known = kiosk.anybody.get("/kiosk/timetable", headers={"if-none-match": answer.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+
+
 def test_what_is_asked_for_every_time_is_not_sent_every_time(kiosk: Kiosk) -> None:
     before = kiosk.asked("delays")
     first = kiosk.anybody.get("/kiosk/delays")

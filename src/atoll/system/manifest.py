@@ -62,7 +62,7 @@ class CorsSpec:
     credentials: bool = False
     max_age_s: int = 600
     headers: tuple[str, ...] = ("authorization", "content-type", "idempotency-key", "if-match", "if-none-match")
-    exposed: tuple[str, ...] = ("etag", "location", "retry-after", "x-request-id")
+    exposed: tuple[str, ...] = ("age", "etag", "idempotency-replayed", "location", "retry-after", "x-request-id")
 
 
 @dataclass(frozen=True, slots=True)

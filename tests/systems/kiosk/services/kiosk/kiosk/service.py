@@ -43,6 +43,12 @@ async def lines(q: str = "") -> list[str]:
     return [f"line {number} {q}" for number in range(1, 4)]
 
 
+@service.get("/kiosk/timetable", public=True, cache="1h")
+async def timetable() -> list[str]:
+    """Long enough to be compressed."""
+    return [f"line {number % 3 + 1} leaves at {number // 60:02}:{number % 60:02}" for number in range(0, 1440, 5)]
+
+
 @service.get("/kiosk/seat", cache="1h")
 async def seat(me: Principal) -> str:
     asked.append(f"seat {me.id}")
