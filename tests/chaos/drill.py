@@ -48,7 +48,7 @@ class Plan:
     kills: int
     seed: int
     orders_per_s: float = 15.0
-    faults: str = "relay.published:0.004,consumer.committed:0.004,answer.committed:0.01"
+    faults: str = "relay.published:0.004,consumer.committed:0.004,answer.committed:0.005"
     duplicate_window_s: float = 0.1
     inbox: bool = True
 
