@@ -14,7 +14,9 @@ from atoll.bus.memory import Broker
 from atoll.bus.ports import Message
 from atoll.service.keys import KeyFeed
 from atoll.tokens import KeySet, TokenRefused, Verifier
+from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import RevokedShard, shard_of
+from tests.support.foreign import ForeignMint
 from tests.support.tokens import Mint
 from tests.support.waiting import until
 
@@ -181,3 +183,24 @@ def accepts_session(verifier: Verifier, session: str) -> bool:
     except TokenRefused as error:
         return error.code != "token_revoked"
     return True
+
+
+# other issuers
+
+
+async def test_other_issuers_are_trusted_live_from_the_disk_and_no_longer_than_auth_says(world: World) -> None:
+    corp = ForeignMint()
+    trusted = Providers((corp.provider(),), version=1)
+    world.publish(OLD.key_set.serialize())
+    world.broker.publish(Message("keys.providers", b"", trusted.serialize()))
+    async with world.process() as verifier:
+        await until(lambda: verifier.providers == trusted)
+        assert verifier.verify(corp.token(), time.time()).sub == "corp|ada"
+    world.broker.stop()
+    async with world.process() as verifier:
+        assert verifier.verify(corp.token(), time.time())
+        world.broker.start()
+        world.broker.publish(Message("keys.providers", b"", Providers(version=2).serialize()))
+        await until(lambda: not verifier.providers.providers)
+        with pytest.raises(TokenRefused):
+            verifier.verify(corp.token(), time.time())

@@ -45,6 +45,18 @@ def test_an_option_that_is_none_is_refused_with_its_place(options: Any) -> None:
     assert "[auth] can't be used" in refusal(options)
 
 
+def test_two_issuers_of_one_name_are_refused() -> None:
+    """A token must tell by its `iss` whose keys it is measured against."""
+    provider = {"issuer": "http://localhost:8080/auth", "audience": "shop"}
+    assert "two issuers are called http://localhost:8080/auth" in refusal({"providers": {"corp": provider}})
+
+
+def test_the_operator_is_nobody_elses_client_and_has_a_long_secret() -> None:
+    assert "atoll's own" in refusal({"clients": {"operator": BATCH}})
+    assert "fewer than 32" in refusal({}, AUTH_OPERATOR_SECRET="short")
+    assert read({}).operator_secret == ""
+
+
 def test_issuer_and_audience_are_needed() -> None:
     assert "ATOLL_ISSUER" in refusal({}, ATOLL_ISSUER="", ATOLL_AUDIENCE="")
 

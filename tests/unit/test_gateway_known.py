@@ -10,6 +10,8 @@ import pytest
 from atoll.errors import Malformed, SystemMistake
 from atoll.gateway.known import STALE_S, Known
 from atoll.tokens.keys import THROWAWAY
+from atoll.tokens.providers import Providers
+from tests.support.foreign import ForeignMint
 from tests.support.gateway import contract, known, replica
 from tests.support.tokens import Mint
 
@@ -113,3 +115,13 @@ def test_ended_sessions_are_kept_over_a_restart_and_an_older_list_changes_nothin
     assert told.with_revocations(b'{"shard": 8, "version": 1, "sessions": {}}').revocations.sessions == {"session-1"}
     with pytest.raises(Malformed):
         told.with_revocations(b'{"shard": 64, "version": 3, "sessions": {}}')
+
+
+def test_other_issuers_are_kept_over_a_restart_and_an_older_list_changes_nothing() -> None:
+    trusted = Providers((ForeignMint().provider(),), version=2)
+    told = known(ORDERS).with_providers(trusted.serialize())
+    assert told.view != known(ORDERS).view
+    assert Known.parse(told.serialize()).providers == trusted
+    assert told.with_providers(Providers(version=1).serialize()) == told
+    with pytest.raises(Malformed):
+        told.with_providers(b"[]")

@@ -56,6 +56,17 @@ def shop(text: str = SHOP, environment: str = "") -> System:
     return parse(text, Path("/shop/atoll.toml"), environment)
 
 
+CORP = 'format = 1\nname = "s"\n[auth.providers.corp]\n'
+GOOD = 'issuer = "https://corp.example/"\naudience = "a"\n'
+
+
+def test_a_provider_is_what_it_says_and_its_file_is_found_from_anywhere() -> None:
+    text = f'{CORP}{GOOD}jwks_file = "keys/corp.json"\n[auth.providers.corp.grants]\n"Shop Staff" = ["orders:read"]\n'
+    (provider,) = parse(text, Path("/shop/atoll.toml")).auth.options["providers"].values()
+    assert provider["jwks_file"] == "/shop/keys/corp.json"
+    assert provider["grants"] == {"Shop Staff": ["orders:read"]}
+
+
 def mistake(text: str, environment: str = "") -> SystemMistake:
     with pytest.raises(SystemMistake) as caught:
         shop(text, environment)
@@ -132,6 +143,14 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ('format = 1\nname = "s"\n[services]\na = 1\n', 4, "must be a table", "[services.a]"),
         ('format = 1\nname = "s"\n[services.a]\n\nreplica = 2\n', 5, "unknown key `replica` in [services.a]", "replicas"),
         ('format = 1\nname = "s"\n[services.a]\nkind = "web"\n', 4, "one of 'service', 'client', 'simulator'", ""),
+        (CORP + 'audience = "a"\n', 3, "the provider corp has no `issuer`", "`iss`"),
+        (CORP + 'issuer = "https://x/"\n', 3, "the provider corp has no `audience`", "`aud`"),
+        (CORP + 'audience = "a"\nissuer = "http://corp.example"\n', 3, "fetched without TLS", "https://"),
+        (CORP + GOOD + 'jwks_url = "http://corp.example/keys"\n', 3, "fetched without TLS", "https://"),
+        (CORP + GOOD + 'jwks_url = "https://x/k"\njwks_file = "k"\n', 7, "either `jwks_url` or `jwks_file`", "remove one"),
+        (CORP + GOOD + 'scope_claim = "a b"\n', 6, "the name of a claim", ""),
+        (CORP + GOOD + '[auth.providers.corp.grants]\nx = "orders:read"\n', 7, "a list of scopes", ""),
+        (CORP + "key = 1\n", 4, "unknown key `key`", "audience, fetch_every_s, grants, issuer"),
         ('format = 1\nname = "s"\n[services.auth]\n', 3, "atoll uses itself", "another name"),
         ('format = 1\nname = "s"\n[services.a-b]\n', 3, "Python package", "use _"),
         ('format = 1\nname = "s"\n[services.class]\n', 3, "Python package", "use _"),

@@ -9,7 +9,7 @@ import msgspec
 
 from atoll.errors import SystemMistake
 
-__all__ = ["ADMIN", "OPERATOR", "Account", "Configuration"]
+__all__ = ["ADMIN", "OPERATOR", "Account", "Configuration", "TrustedProvider"]
 
 OPERATOR = "operator"
 """The client that is nobody's program: whoever runs the system, through `atoll auth`."""
@@ -33,6 +33,18 @@ class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret: str = ""
 
 
+class TrustedProvider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[auth.providers.NAME]`. Without `jwks_url` and `jwks_file` the keys are found by the issuer's discovery document."""
+
+    issuer: str
+    audience: str
+    jwks_url: str = ""
+    jwks_file: str = ""
+    scope_claim: str = "scope"
+    grants: dict[str, tuple[str, ...]] = {}
+    fetch_every_s: _Seconds = 300
+
+
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access_token_lifetime_s: _Seconds = 300
     refresh_token_lifetime_s: _Seconds = 30 * 86_400
@@ -40,6 +52,7 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_scopes: tuple[str, ...] = ()
     users: dict[str, _Declared] = {}
     clients: dict[str, _Declared] = {}
+    providers: dict[str, TrustedProvider] = {}
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -54,6 +67,7 @@ class Configuration(msgspec.Struct, frozen=True):
     users: Mapping[str, Account] = {}
     clients: Mapping[str, Account] = {}
     operator_secret: str = ""
+    providers: Mapping[str, TrustedProvider] = {}
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Configuration:
@@ -71,6 +85,7 @@ class Configuration(msgspec.Struct, frozen=True):
             refresh_token_lifetime_s=options.refresh_token_lifetime_s,
             rotate_keys_every_s=options.rotate_keys_every_s,
             operator_secret=_operator_secret(variables),
+            providers=_providers(options, variables["ATOLL_ISSUER"]),
             default_scopes=options.default_scopes,
             users={name: secrets.account("user", name, one) for name, one in options.users.items()},
             clients={name: secrets.account("client", name, one) for name, one in options.clients.items()},
@@ -86,6 +101,16 @@ def _options(text: str) -> _Options:
         raise SystemMistake(
             f"[auth] can't be used: {error}", hint="docs/reference/auth.md lists what may stand there"
         ) from error
+
+
+def _providers(options: _Options, own: str) -> Mapping[str, TrustedProvider]:
+    issuers = [own, *(provider.issuer for provider in options.providers.values())]
+    if twice := {issuer for issuer in issuers if issuers.count(issuer) > 1}:
+        raise SystemMistake(
+            f"[auth.providers]: two issuers are called {', '.join(sorted(twice))}",
+            hint="a token must tell by its `iss` whose it is; auth's own is the gateway's public_url and /auth",
+        )
+    return options.providers
 
 
 def _operator_secret(variables: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from atoll.auth.configuration import Configuration
 from atoll.auth.grants import Grants
 from atoll.auth.oauth import Granted, OAuthError, TokenForm
 from atoll.auth.passwords import Busy, Passwords
+from atoll.auth.providers import ProviderKeys
 from atoll.auth.revocations import RevocationList
 from atoll.auth.sessions import Sessions
 from atoll.auth.signing import KeysPublished, NotSigning, Signing
@@ -48,6 +49,21 @@ class Me(msgspec.Struct, frozen=True):
     id: str
     username: str
     scope: str
+
+
+class Discovery(msgspec.Struct, frozen=True):
+    """What auth is and can. There is no authorization endpoint and no ID token: the lists say so by being empty or short."""
+
+    issuer: str
+    jwks_uri: str
+    token_endpoint: str
+    revocation_endpoint: str
+    response_types_supported: tuple[str, ...] = ()
+    subject_types_supported: tuple[str, ...] = ("public",)
+    id_token_signing_alg_values_supported: tuple[str, ...] = ("ES256",)
+    grant_types_supported: tuple[str, ...] = ("password", "refresh_token", "client_credentials", oauth.TOKEN_EXCHANGE)
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic", "client_secret_post")
+    revocation_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic", "client_secret_post", "none")
 
 
 @operations.post("/users", public=True, raises=[Conflict, Busy], rate_limit=_REGISTRATIONS)
@@ -88,6 +104,14 @@ async def jwks(signing: Signing) -> KeysPublished:
     return cast(KeysPublished, answer(published, {"cache-control": "public, max-age=60"}))
 
 
+@operations.get("/.well-known/openid-configuration", public=True, id="discovery")
+async def discovery(configuration: Configuration) -> Discovery:
+    """Where everything is, for libraries that know how to ask (OpenID Connect Discovery 1.0 §4, RFC 8414 §2)."""
+    issuer = configuration.issuer
+    found = Discovery(issuer, f"{issuer}/jwks", f"{issuer}/token", f"{issuer}/revoke")
+    return cast(Discovery, answer(found, {"cache-control": "public, max-age=300"}))
+
+
 @operations.get("/me")
 async def me(caller: Principal, database: Database) -> Me:
     """Whose token this is."""
@@ -126,6 +150,14 @@ async def revoking(database: Database) -> AsyncIterator[RevocationList]:
     await revocations.start()
     yield revocations
     await revocations.close()
+
+
+@operations.provides()
+async def trusting(database: Database, configuration: Configuration) -> AsyncIterator[ProviderKeys]:
+    providers = ProviderKeys(database, configuration)
+    await providers.start()
+    yield providers
+    await providers.close()
 
 
 @operations.provides()

@@ -9,6 +9,7 @@ from typing import Any, cast
 from atoll.auth.accounts import UserRegistered
 from atoll.auth.administration import administration
 from atoll.auth.operations import operations
+from atoll.auth.providers import ProvidersPublished
 from atoll.auth.revocations import SessionsRevoked
 from atoll.auth.signing import KeysPublished
 from atoll.database.ports import Kind
@@ -18,7 +19,7 @@ from atoll.service.service import Service
 __all__ = ["auth"]
 
 
-_PUBLISHES = (UserRegistered, KeysPublished, SessionsRevoked)
+_PUBLISHES = (UserRegistered, KeysPublished, SessionsRevoked, ProvidersPublished)
 
 
 @cache

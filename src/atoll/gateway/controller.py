@@ -310,6 +310,8 @@ def _updated(known: Known, received: Received) -> Known:
     if subject.startswith(_CONTRACTS[2]):
         key = subject.removeprefix(_CONTRACTS[2])
         return known.without_contract(key) if deleted else known.with_contract(key, received.body)
+    if subject == "keys.providers":
+        return known.with_providers(received.body)
     if subject.startswith("keys.revoked."):
         return known.with_revocations(received.body)
     return known.with_keys(received.body) if subject == "keys.set" else known

@@ -8,6 +8,7 @@ from atoll.gateway.paths import Path
 from atoll.system.contract import BODY_LIMIT_BYTES, Protocol
 from atoll.system.rates import Rate
 from atoll.tokens.keys import KeySet
+from atoll.tokens.providers import Provider
 
 __all__ = [
     "ON_ONE_MACHINE",
@@ -258,11 +259,13 @@ class Overload:
 class Gateway:
     """Everything. Routes of one path stand together, its refusal last, the most specific path first; `owned` are prefixes
     that never reach the `fallback`, the cluster of every other path; `ended_sessions` are those whose tokens are refused though
-    they have not expired; `faults` says what was left out of the input and why; `public_url` is what clients type.
+    they have not expired; `providers` are issuers beside our own; `faults` says what was left out of the input and why;
+    `public_url` is what clients type.
     """
 
     listener: Listener
     issuer: Issuer
+    providers: tuple[Provider, ...] = ()
     api_keys: ApiKeys | None = None
     routes: tuple[Entry, ...] = ()
     clusters: tuple[Cluster, ...] = ()

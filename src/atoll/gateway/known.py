@@ -18,6 +18,7 @@ from atoll.gateway.ir import Cors, Endpoint
 from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
 from atoll.tokens.keys import KeySet
+from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import Revocations
 
 __all__ = ["GATEWAY", "STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
@@ -76,6 +77,7 @@ class Known:
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     keys: KeySet = field(default_factory=KeySet)
     revocations: Revocations = field(default_factory=Revocations)
+    providers: Providers = field(default_factory=Providers)
     listening_since: float = 0.0
 
     def with_keys(self, body: bytes) -> Known:
@@ -85,6 +87,10 @@ class Known:
     def with_revocations(self, body: bytes) -> Known:
         """After a message on `keys.revoked.<shard>`. An older list than the known one changes nothing. Raises Malformed."""
         return replace(self, revocations=self.revocations.received(body))
+
+    def with_providers(self, body: bytes) -> Known:
+        """After a message on `keys.providers`. Older ones than the known change nothing. Raises Malformed."""
+        return replace(self, providers=self.providers.update(Providers.parse(body)))
 
     def with_contract(self, key: str, body: bytes) -> Known:
         """After a change in the bucket `contracts`: `system` or `<service>.<digest>`. Raises Malformed, SystemMistake."""
@@ -128,7 +134,14 @@ class Known:
     def view(self) -> tuple[Any, ...]:
         """Equal for two that give the same gateway: heartbeats alone are no change."""
         replicas = tuple((one.service, one.address, one.digest, one.tls) for one in self.present)
-        return (self.system, tuple(sorted(self.contracts)), replicas, self.keys, self.revocations.sessions)
+        return (
+            self.system,
+            tuple(sorted(self.contracts)),
+            replicas,
+            self.keys,
+            self.revocations.sessions,
+            self.providers.providers,
+        )
 
     def serialize(self) -> bytes:
         """For `inputs.json`: what a restarted controller goes on with until the bus has answered."""
@@ -139,6 +152,7 @@ class Known:
                 "replicas": self.replicas,
                 "keys": msgspec.Raw(self.keys.serialize()),
                 "revocations": msgspec.Raw(self.revocations.serialize()),
+                "providers": self.providers,
             },
             order="deterministic",
         )
@@ -153,6 +167,7 @@ class Known:
             replicas=saved.replicas,
             keys=KeySet.parse(bytes(saved.keys)),
             revocations=Revocations.parse(bytes(saved.revocations)),
+            providers=saved.providers,
         )
 
 
@@ -162,6 +177,7 @@ class _Saved(msgspec.Struct):
     replicas: dict[str, Replica]
     keys: msgspec.Raw
     revocations: msgspec.Raw = msgspec.Raw(b"[]")
+    providers: Providers = Providers()
 
 
 def _decode(body: bytes, type_: Any, what: str) -> Any:

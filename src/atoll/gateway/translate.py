@@ -70,6 +70,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
     return Gateway(
         listener=listener,
         issuer=Issuer(system.issuer, system.audience, known.keys),
+        providers=known.providers.providers,
         api_keys=ApiKeys("auth", "/auth/token") if "auth" in clusters else None,
         routes=_with_borders(_with_refusals(routes), system),
         clusters=tuple(clusters[name] for name in sorted(clusters)),

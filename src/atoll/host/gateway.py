@@ -81,11 +81,12 @@ class GatewayHost:
             )
 
     def write(self, contracts: Mapping[str, Contract]) -> None:
-        """What Envoy and the controller begin with: the keys that were known last, and no replica, since none runs yet."""
+        """What Envoy and the controller begin with: what was known last of tokens, and no replica, since none runs yet."""
         self._forget_applied()
         known = known_at_start(self.machine.system, contracts)
         with suppress(OSError, AtollError):
-            known = replace(known, keys=Known.parse((self.root / "inputs.json").read_bytes()).keys)
+            last = Known.parse((self.root / "inputs.json").read_bytes())
+            known = replace(known, keys=last.keys, revocations=last.revocations, providers=last.providers)
         if self.ca is not None:
             self.local_tls.renew(datetime.now(UTC), self.machine.variables)
         write_secrets(Folders(str(self.root.absolute())), self._origins())

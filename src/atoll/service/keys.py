@@ -12,6 +12,7 @@ from pathlib import Path
 from atoll.bus.ports import Bus, Received
 from atoll.errors import BusOutage, Malformed
 from atoll.tokens.keys import KeySet
+from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import Revocations
 from atoll.tokens.verify import Verifier
 
@@ -20,6 +21,7 @@ __all__ = ["KeyFeed"]
 _STREAM = "keys"
 _SET = "keys.set"
 _REVOKED = "keys.revoked."
+_PROVIDERS = "keys.providers"
 _ALL = "keys.>"  # a snapshot is asked for as a whole: that is what services may ask
 _ASK_AGAIN_S = 0.25
 _SAVE_AFTER_S = 0.5  # a thousand sessions that end together are written once
@@ -33,6 +35,7 @@ class KeyFeed:
         self._verifier = verifier
         self._keys = folder / "keys.json"
         self._revocations = folder / "revocations.json"
+        self._providers = folder / "providers.json"
         self._revoked = Revocations()
         self._saving: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -43,6 +46,7 @@ class KeyFeed:
         saved = KeySet.load(self._keys)
         if saved is not None:
             self._verifier.update(saved)
+        self._verifier.trust(Providers.load(self._providers))
         self._revoked = Revocations.load(self._revocations)
         self._verifier.refuse(self._revoked.sessions)
 
@@ -82,6 +86,8 @@ class KeyFeed:
                 self._take_keys(KeySet.parse(message.body))
             elif message.subject.startswith(_REVOKED):
                 self._take_revocations(self._revoked.received(message.body))
+            elif message.subject == _PROVIDERS:
+                self._take_providers(Providers.parse(message.body))
         except Malformed as error:
             _log.error("what came on %s can't be read and is ignored: %s", message.subject, error)
 
@@ -92,6 +98,13 @@ class KeyFeed:
             self._verifier.update(newest)
             newest.save(self._keys)
             _log.info("tokens are verified with keys %s", ", ".join(key.kid for key in newest.keys))
+
+    def _take_providers(self, received: Providers) -> None:
+        known = self._verifier.providers
+        newest = known.update(received)
+        if newest != known:
+            self._verifier.trust(newest)
+            newest.save(self._providers)
 
     def _take_revocations(self, newest: Revocations) -> None:
         if newest == self._revoked:

@@ -390,6 +390,19 @@ _BUS = _Table({"sync_always": _flag})
 _TELEMETRY = _Table({"otlp_endpoint": _COLLECTOR, "sampling": _number(0, 1)})
 _USER = _Table({"password": _text, "scopes": _scopes})
 _CLIENT = _Table({"secret": _text, "scopes": _scopes})
+_PROVIDER = _Table(
+    {
+        "issuer": _matching(r"https?://\S+", "a URL, letter for letter as the tokens have it"),
+        "audience": _text,
+        "jwks_url": _matching(r"https?://\S+", "a URL"),
+        "jwks_file": _text,
+        "scope_claim": _matching(
+            r"[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*", "the name of a claim, or a path like realm_access.roles"
+        ),
+        "grants": _Table(named=_scopes),
+        "fetch_every_s": _whole(1, _DAY_S),
+    }
+)
 _AUTH = _Table(
     {
         "access_token_lifetime_s": _whole(1, _DAY_S),
@@ -400,6 +413,7 @@ _AUTH = _Table(
         "default_scopes": _scopes,
         "users": _Table(named=_USER),
         "clients": _Table(named=_CLIENT),
+        "providers": _Table(named=_PROVIDER, names=_NAME),
     }
 )
 _SERVICE = _Table(
@@ -479,7 +493,7 @@ class _Reader:
             name=document["name"],
             folder=self.path.parent,
             gateway=self.gateway(document.get("gateway", {}), overlay.get("gateway", {})),
-            auth=_auth({**document.get("auth", {}), **overlay.get("auth", {})}),
+            auth=self.auth({**document.get("auth", {}), **overlay.get("auth", {})}),
             services=tuple(self.service(name, table) for name, table in services.items()),
             bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
             telemetry=TelemetrySpec(**{**document.get("telemetry", {}), **overlay.get("telemetry", {})}),
@@ -511,6 +525,19 @@ class _Reader:
         folder = self.path.parent
         files = {name: folder / table[name] for name in ("certificate", "key") if name in table}
         return TlsSpec(**{**table, **files, "where": self.where(at)})
+
+    def auth(self, table: Mapping[str, Any]) -> AuthSpec:
+        spec = _auth(table, self.path.parent)
+        for name, provider in spec.options.get("providers", {}).items():
+            at = ("auth", "providers", name)
+            for key in ("issuer", "audience"):
+                if key not in provider:
+                    raise self.mistake(at, f"the provider {name} has no `{key}`", f"its tokens' `{key[:3]}`, as they have it")
+            if "jwks_url" in provider and "jwks_file" in provider:
+                raise self.mistake((*at, "jwks_file"), "a provider has either `jwks_url` or `jwks_file`", "remove one of them")
+            if not _trustworthy(provider["issuer"]) or not _trustworthy(provider.get("jwks_url", "https:")):
+                raise self.mistake(at, f"the keys of {name} would be fetched without TLS", "use https:// URLs")
+        return spec
 
     def overlay(self, environments: Mapping[str, Any], document: Mapping[str, Any], chosen: str) -> Mapping[str, Any]:
         for name, table in environments.items():
@@ -602,15 +629,29 @@ def _cors(table: Mapping[str, Any]) -> CorsSpec:
     return CorsSpec(**found)
 
 
-def _auth(table: Mapping[str, Any]) -> AuthSpec:
+def _trustworthy(url: str) -> bool:
+    """Whoever can change what is fetched there issues tokens that open this system. On this machine nobody else can."""
+    return url.startswith(("https:", "http://localhost:", "http://127.0.0.1:", "http://[::1]:"))
+
+
+def _auth(table: Mapping[str, Any], folder: Path) -> AuthSpec:
     url = table.get("database_url")
     own = {"access_token_lifetime_s", "database", "database_url"}
     return AuthSpec(
         access_token_lifetime_s=table.get("access_token_lifetime_s", 300),
         database=table.get("database", "sqlite"),
         database_url=Secret(url["secret"]) if url else None,
-        options={key: value for key, value in table.items() if key not in own},
+        options={key: _placed(key, value, folder) for key, value in table.items() if key not in own},
     )
+
+
+def _placed(key: str, value: Any, folder: Path) -> Any:
+    """Files beside the manifest, as auth finds them from its own folder."""
+    if key != "providers":
+        return value
+    return {
+        name: {**one, "jwks_file": str(folder / one["jwks_file"])} if "jwks_file" in one else one for name, one in value.items()
+    }
 
 
 def _value(value: Any) -> Any:

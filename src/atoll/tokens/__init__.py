@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from atoll.tokens.claims import Claims
 from atoll.tokens.keys import KeySet, PublicKey, SigningKey
+from atoll.tokens.providers import Providers
+from atoll.tokens.refusals import TokenRefused
 from atoll.tokens.revocations import Revocations
 from atoll.tokens.sign import sign
-from atoll.tokens.verify import TokenRefused, Verifier
+from atoll.tokens.verify import Verifier
 
-__all__ = ["Claims", "KeySet", "PublicKey", "Revocations", "SigningKey", "TokenRefused", "Verifier", "sign"]
+__all__ = ["Claims", "KeySet", "Providers", "PublicKey", "Revocations", "SigningKey", "TokenRefused", "Verifier", "sign"]

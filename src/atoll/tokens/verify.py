@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from atoll.errors import Outage, Unauthorized
+from atoll.errors import Outage
 from atoll.tokens.base64url import decoded
 from atoll.tokens.claims import Claims
+from atoll.tokens.foreign import claims_of, issuer_of
 from atoll.tokens.keys import KeySet, PublicKey
+from atoll.tokens.providers import ForeignKey, Provider, Providers
+from atoll.tokens.refusals import TokenRefused
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -22,15 +25,8 @@ __all__ = ["TokenRefused", "Verifier"]
 
 MAX_TOKEN_BYTES = 4096  # the same as the gateway's cache takes
 _HALVES_BYTES = 32
+_FOREIGN = "|"  # in place of a key id: no key of ours is called so
 _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # bad base64 or UTF-8, JSON nested too deep, wrong shape
-
-
-class TokenRefused(Unauthorized):
-    """A token that does not verify. `code` says which check it failed: `token_expired`, `token_signature`, …"""
-
-    def __init__(self, code: str, detail: str, *, hint: str = "") -> None:
-        self.code = code
-        super().__init__(detail, hint=hint)
 
 
 class _Header(msgspec.Struct):
@@ -44,7 +40,7 @@ _claims = msgspec.json.Decoder(Claims)
 
 
 class Verifier:
-    """Verifies tokens of one issuer for one audience, and remembers the newest that it found good.
+    """Verifies tokens of one issuer for one audience, and of providers beside it; remembers the newest that it found good.
 
     The memory is bounded: two generations, of which the older is dropped when the younger has `capacity / 2` tokens; a token
     that is used moves to the younger one. A remembered token is as good as its key, its expiry and its session: all of them
@@ -56,6 +52,7 @@ class Verifier:
         self.audience = audience
         self._keys = keys
         self._revoked: frozenset[str] = frozenset()
+        self._providers = Providers()
         self._half = max(1, capacity // 2)
         self._young: dict[str, tuple[Claims, str]] = {}
         self._old: dict[str, tuple[Claims, str]] = {}
@@ -76,7 +73,7 @@ class Verifier:
     def update(self, keys: KeySet) -> None:
         """Verify with `keys` from now on. Tokens of a key that is gone or changed are refused by the very next call."""
         before, after = self._keys.by_kid, keys.by_kid
-        kept = {kid for kid in before if after.get(kid) == before[kid]}
+        kept = {kid for kid in before if after.get(kid) == before[kid]} | {_FOREIGN}
         self._keys = keys
         self._young = {token: entry for token, entry in self._young.items() if entry[1] in kept}
         self._old = {token: entry for token, entry in self._old.items() if entry[1] in kept}
@@ -86,6 +83,17 @@ class Verifier:
         """From now on, tokens of these sessions are refused, and of no others: whoever was refused before is taken again."""
         self._revoked = sessions
 
+    @property
+    def providers(self) -> Providers:
+        return self._providers
+
+    def trust(self, providers: Providers) -> None:
+        """Take the tokens of these issuers too, and of no others. What was remembered of any is verified anew."""
+        foreign = {issuer for known in (self._providers, providers) for issuer in known.by_issuer}
+        self._providers = providers
+        self._young = {token: entry for token, entry in self._young.items() if entry[0].iss not in foreign}
+        self._old = {token: entry for token, entry in self._old.items() if entry[0].iss not in foreign}
+
     def verify(self, token: str, now: float) -> Claims:
         """The claims of a token that is good at `now` (epoch seconds). `exp` is exact: at that moment it is refused.
 
@@ -93,7 +101,7 @@ class Verifier:
         """
         entry = self._young.get(token)
         if entry is None:
-            entry = self._old.get(token) or self._verified(token)
+            entry = self._old.get(token) or self._verified(token, now)
             self._remember(token, entry)
         claims = entry[0]
         if now >= claims.exp:
@@ -108,8 +116,14 @@ class Verifier:
             self._old, self._young = self._young, {}
         self._young[token] = entry
 
-    def _verified(self, token: str) -> tuple[Claims, str]:
-        signed, payload, kid, signature = self._taken_apart(token)
+    def _verified(self, token: str, now: float) -> tuple[Claims, str]:
+        signed, payload, header, signature = self._taken_apart(token)
+        issuer = issuer_of(payload) if self._providers.providers else self.issuer
+        if issuer != self.issuer and (provider := self._providers.by_issuer.get(issuer)):
+            return claims_of(provider, _key_of(provider, header), (signed, payload, signature), now), _FOREIGN
+        kid = header.kid
+        if header.alg != "ES256":
+            raise TokenRefused("token_algorithm", f"the token says alg {header.alg[:20]!r}; only ES256 is accepted")
         _check_signature(self._point(kid), signature, signed)
         try:
             claims = _claims.decode(payload)
@@ -121,8 +135,8 @@ class Verifier:
             raise TokenRefused("token_audience", f"the token is for {claims.aud}, not for {self.audience}")
         return claims, kid
 
-    def _taken_apart(self, token: str) -> tuple[bytes, bytes, str, bytes]:
-        """(what was signed, payload, kid, signature), after every check that needs no key."""
+    def _taken_apart(self, token: str) -> tuple[bytes, bytes, _Header, bytes]:
+        """(what was signed, payload, header, signature), after every check that needs no key."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii() or token.count(".") != 2:
             raise _malformed("it is not three parts of base64url with dots between them")
         head, body, tail = token.split(".")
@@ -131,11 +145,9 @@ class Verifier:
             payload, signature = decoded(body), decoded(tail)
         except _UNREADABLE as error:
             raise _malformed(str(error)) from None
-        if header.alg != "ES256":
-            raise TokenRefused("token_algorithm", f"the token says alg {header.alg[:20]!r}; only ES256 is accepted")
         if header.crit is not None:
             raise TokenRefused("token_algorithm", "the token demands an extension (crit); none is known here")
-        return token.rpartition(".")[0].encode(), payload, header.kid, signature
+        return token.rpartition(".")[0].encode(), payload, header, signature
 
     def _point(self, kid: str) -> EllipticCurvePublicKey:
         point = self._points.get(kid)
@@ -152,6 +164,19 @@ class Verifier:
         return TokenRefused(
             "token_key", f"the token was signed with key {kid[:64]!r}, which auth does not vouch for", hint="sign in again"
         )
+
+
+def _key_of(provider: Provider, header: _Header) -> ForeignKey:
+    key = provider.by_kid.get(header.kid)
+    if key is None:
+        raise TokenRefused(
+            "token_key", f"the token was signed with key {header.kid[:64]!r}, which {provider.name} does not publish"
+        )
+    if header.alg != key.alg:
+        raise TokenRefused(
+            "token_algorithm", f"the token says alg {header.alg[:20]!r}; this key of {provider.name} is for {key.alg}"
+        )
+    return key
 
 
 def _malformed(reason: str) -> TokenRefused:

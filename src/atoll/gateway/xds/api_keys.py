@@ -18,30 +18,12 @@ NAME = "envoy.filters.http.lua"
 
 
 def filter_(keys: ApiKeys) -> Json:
-    program = typed_extension(
+    return typed_extension(
         NAME,
         "envoy.extensions.filters.http.lua.v3.Lua",
         default_source_code={"inline_string": _program(keys)},
         stat_prefix="api_keys",
     )
-    # Entering Lua costs more than all else that happens to a request, so one without a key doesn't.
-    return typed_extension(
-        NAME,
-        "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-        extension_config=program,
-        xds_matcher={"matcher_list": {"matchers": [{"predicate": _without(keys.header), "on_match": _SKIP}]}},
-    )
-
-
-_SKIP: Json = {"action": typed_extension("skip", "envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
-
-
-def _without(header: str) -> Json:
-    value = typed_extension(
-        "envoy.matching.inputs.request_headers", "envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=header
-    )
-    any_value = {"safe_regex": {"google_re2": {}, "regex": ".*"}}
-    return {"not_matcher": {"single_predicate": {"input": value, "value_match": any_value}}}
 
 
 def nothing() -> Json:

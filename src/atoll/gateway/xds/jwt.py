@@ -4,12 +4,14 @@ withdrawn one is refused at once even from the token cache, and neither listener
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from atoll.gateway.ir import Issuer, TokenRule
 from atoll.gateway.xds.typed import Json, type_url, typed
+from atoll.tokens.providers import Provider
 
 __all__ = ["METADATA_KEY", "NAME", "SESSION_HEADER", "filter_", "per_route", "resource"]
 
@@ -18,6 +20,7 @@ METADATA_KEY = "jwt"
 SESSION_HEADER = "x-atoll-session"
 _TYPE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 _REQUIRED, _SOCKET = "required", "socket"
+# Where a token may stand, and nowhere else: one in ?access_token=, Envoy's default too, would stand in every log on the way.
 _BEARER: Json = {"name": "Authorization", "value_prefix": "Bearer "}
 # One of several protocols that a page offers: `new WebSocket(url, ["chat.v1", "bearer." + token])`.
 _PROTOCOL: Json = {"name": "Sec-WebSocket-Protocol", "value_prefix": "bearer."}
@@ -27,14 +30,26 @@ def filter_(source: Json) -> Json:
     return {"name": NAME, "config_discovery": {"config_source": source, "type_urls": [type_url(_TYPE)]}}
 
 
-def resource(issuer: Issuer) -> Json:
-    """The ECDS resource."""
+def resource(issuer: Issuer, providers: Sequence[Provider] = ()) -> Json:
+    """The ECDS resource. A token is measured against the issuer that it names."""
+    places = {_REQUIRED: [_BEARER], _SOCKET: [_BEARER, _PROTOCOL]}
+    named = {kind: _named(issuer, providers, kind, found) for kind, found in places.items()}
     configuration = typed(
         _TYPE,
-        providers={"atoll": _provider(issuer, [_BEARER]), "atoll-socket": _provider(issuer, [_BEARER, _PROTOCOL])},
-        requirement_map={_REQUIRED: {"provider_name": "atoll"}, _SOCKET: {"provider_name": "atoll-socket"}},
+        providers={name: one for some in named.values() for name, one in some.items()},
+        requirement_map={kind: _any_of([{"provider_name": name} for name in some]) for kind, some in named.items()},
     )
     return typed("envoy.config.core.v3.TypedExtensionConfig", name=NAME, typed_config=configuration)
+
+
+def _named(issuer: Issuer, providers: Sequence[Provider], kind: str, places: list[Json]) -> dict[str, Json]:
+    """Whoever may have issued a token that stands in one of `places`."""
+    foreign = {f"provider {one.name} {kind}": {**_provider(one), "from_headers": places} for one in providers}
+    return {f"atoll {kind}": {**_issuer(issuer), "from_headers": places}, **foreign}
+
+
+def _any_of(requirements: list[Json]) -> Json:
+    return {"requires_any": {"requirements": requirements}} if len(requirements) > 1 else requirements[0]
 
 
 def per_route(rule: TokenRule, *, websocket: bool = False) -> Json:
@@ -45,18 +60,9 @@ def per_route(rule: TokenRule, *, websocket: bool = False) -> Json:
     return typed(name, requirement_name=_SOCKET if websocket else _REQUIRED)
 
 
-def _provider(issuer: Issuer, places: list[Json]) -> dict[str, Any]:
+def _issuer(issuer: Issuer) -> dict[str, Any]:
     return {
-        "issuer": issuer.url,
-        "audiences": [issuer.audience],
-        "require_expiration": True,
-        # 0 would mean 60 s. With 1, a token is taken until two seconds after its end; services are exact.
-        "clock_skew_seconds": 1,
-        "local_jwks": {"inline_string": _jwks(issuer)},
-        # By default a token in ?access_token= is taken too: it would stand in every log on the way.
-        "from_headers": places,
-        # The service verifies the token again, so it must arrive.
-        "forward": True,
+        **_common(issuer.url, issuer.audience, issuer.keys.keys),
         "payload_in_metadata": METADATA_KEY,
         "normalize_payload_in_metadata": {"space_delimited_claims": ["scope"]},
         "claim_to_headers": [
@@ -64,10 +70,36 @@ def _provider(issuer: Issuer, places: list[Json]) -> dict[str, Any]:
             {"header_name": "x-atoll-scope", "claim_name": "scope"},
             {"header_name": SESSION_HEADER, "claim_name": "sid"},
         ],
-        # Saves 60 µs a request. Per worker thread; emptied by every change of keys.
-        "jwt_cache_config": {"jwt_cache_size": 4096, "jwt_max_token_size": 4096},
+        "jwt_cache_config": _CACHE,
     }
 
 
-def _jwks(issuer: Issuer) -> str:
-    return msgspec.json.encode({"keys": issuer.keys.keys}, order="deterministic").decode()
+def _provider(provider: Provider) -> dict[str, Any]:
+    """Its `sub` goes into a header of its own: in `x-atoll-subject` it could be one of our users' ids."""
+    return {
+        **_common(provider.issuer, provider.audience, provider.never_empty),
+        "payload_in_metadata": METADATA_KEY,
+        "normalize_payload_in_metadata": {"space_delimited_claims": [provider.scope_claim]},
+        "claim_to_headers": [
+            {"header_name": "x-atoll-foreign-subject", "claim_name": "sub"},
+            {"header_name": "x-atoll-foreign-issuer", "claim_name": "iss"},
+        ],
+        "jwt_cache_config": _CACHE,
+    }
+
+
+# Saves 60 µs a request. Per worker thread; emptied by every change of keys.
+_CACHE: Json = {"jwt_cache_size": 4096, "jwt_max_token_size": 4096}
+
+
+def _common(issuer: str, audience: str, keys: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "issuer": issuer,
+        "audiences": [audience],
+        "require_expiration": True,
+        # 0 would mean 60 s. With 1, a token is taken until two seconds after its end; services are exact.
+        "clock_skew_seconds": 1,
+        "local_jwks": {"inline_string": msgspec.json.encode({"keys": keys}, order="deterministic").decode()},
+        # The service verifies the token again, so it must arrive.
+        "forward": True,
+    }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from atoll.gateway.xds import jwt
 from atoll.gateway.xds.typed import Json, typed, typed_extension
+from atoll.tokens.providers import Provider
 
 __all__ = ["NAME", "filter_", "per_route"]
 
@@ -15,14 +18,35 @@ def filter_() -> Json:
     return typed_extension(NAME, "envoy.extensions.filters.http.rbac.v3.RBAC")
 
 
-def per_route(scope: str) -> Json:
-    # A list match, so that `orders:writer` is not taken for `orders:write`. `metadata` instead of `sourced_metadata`
-    # is deprecated.
-    matcher = {
-        "filter": jwt.NAME,
-        "path": [{"key": jwt.METADATA_KEY}, {"key": "scope"}],
-        "value": {"list_match": {"one_of": {"string_match": {"exact": scope}}}},
-    }
-    policy = {"permissions": [{"any": True}], "principals": [{"sourced_metadata": {"metadata_matcher": matcher}}]}
+def per_route(scope: str, issuer: str, providers: Sequence[Provider] = ()) -> Json:
+    """One of the words that are worth the scope must be in the token, and be a word of the token's issuer; `issuer` is ours.
+
+    Without that, whoever writes another issuer's tokens could write scopes of ours into them.
+    """
+    own = _has([jwt.METADATA_KEY, "scope"], _listed(scope))
+    principals = [_both(_from(issuer), own) if providers else own]
+    for one in providers:
+        path = [jwt.METADATA_KEY, *one.scope_claim.split(".")]
+        principals += [_both(_from(one.issuer), _has(path, _listed(word))) for word in one.words_for(scope)]
+    policy = {"permissions": [{"any": True}], "principals": principals}
     rules = {"action": "ALLOW", "policies": {"scope": policy}}
     return typed("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", rbac={"rules": rules})
+
+
+def _both(one: Json, other: Json) -> Json:
+    return {"and_ids": {"ids": [one, other]}}
+
+
+def _from(issuer: str) -> Json:
+    return _has([jwt.METADATA_KEY, "iss"], {"string_match": {"exact": issuer}})
+
+
+def _listed(word: str) -> Json:
+    """A list match, so that `orders:writer` is not taken for `orders:write`."""
+    return {"list_match": {"one_of": {"string_match": {"exact": word}}}}
+
+
+def _has(path: Sequence[str], value: Json) -> Json:
+    """`metadata` instead of `sourced_metadata` is deprecated."""
+    matcher = {"filter": jwt.NAME, "path": [{"key": step} for step in path], "value": value}
+    return {"sourced_metadata": {"metadata_matcher": matcher}}

@@ -15,7 +15,7 @@ __all__ = ["render"]
 def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
     """`lds`, `cds`, `rds`, and for each filter that changes while connections stay a list with one resource."""
     return {
-        "ecds": [jwt.resource(gateway.issuer)],
+        "ecds": [jwt.resource(gateway.issuer, gateway.providers)],
         "revocations": [revocations.resource(gateway.ended_sessions)],
         "cds": [*(clusters.resource(cluster, folders) for cluster in gateway.clusters), *_collector(gateway)],
         "rds": [routes.resource(gateway)],

@@ -18,7 +18,6 @@ from atoll.gateway.ir import (
     MethodList,
     MethodRefusal,
     Route,
-    TokenRule,
 )
 from atoll.gateway.paths import Path
 from atoll.gateway.xds import api_keys, body_size, compression, cors, jwt, rate_limit, rate_limit_headers, rbac, whole_body
@@ -75,7 +74,7 @@ def _strange_host() -> Json:
     return {
         "match": {"prefix": "/", "headers": [one_host]},
         "direct_response": {"status": 400},
-        "typed_per_filter_config": _filters(PUBLIC),
+        "typed_per_filter_config": _public(),
     }
 
 
@@ -113,7 +112,7 @@ def _route(route: Route, gateway: Gateway) -> Json:
             **(_WEBSOCKET if route.websocket else {}),
         },
         "typed_per_filter_config": {
-            **_filters(route.token, route.websocket),
+            **_filters(route, gateway),
             **_body(route, gateway.listener.body_limit_bytes),
             **_passed_as_it_is(route, gateway),
         },
@@ -177,12 +176,17 @@ def _retries(repeatable: bool, try_timeout_s: float | None = None) -> Json:
     return policy
 
 
-def _filters(token: TokenRule, websocket: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = {jwt.NAME: jwt.per_route(token, websocket=websocket)}
-    if not token.required:
-        found[api_keys.NAME] = api_keys.nothing()
-    if token.scope:
-        found[rbac.NAME] = rbac.per_route(token.scope)
+def _public() -> dict[str, Any]:
+    """Nobody is asked who they are."""
+    return {jwt.NAME: jwt.per_route(PUBLIC), api_keys.NAME: api_keys.nothing()}
+
+
+def _filters(route: Route, gateway: Gateway) -> dict[str, Any]:
+    if not route.token.required:
+        return _public()
+    found: dict[str, Any] = {jwt.NAME: jwt.per_route(route.token, websocket=route.websocket)}
+    if route.token.scope:
+        found[rbac.NAME] = rbac.per_route(route.token.scope, gateway.issuer.url, gateway.providers)
     return found
 
 
@@ -201,7 +205,7 @@ def _refusal(refusal: MethodRefusal) -> Json:
         "match": _match(refusal.path),
         "direct_response": {"status": 405, "body": {"inline_string": f"This path takes {allow}"}},
         "response_headers_to_add": [header("allow", allow)],
-        "typed_per_filter_config": _filters(PUBLIC),
+        "typed_per_filter_config": _public(),
     }
 
 
@@ -220,7 +224,7 @@ def _told(options: MethodList, conditions: list[Json], headers: list[Json]) -> J
         "match": {**_match(options.path), "headers": conditions},
         "direct_response": {"status": 204},
         "response_headers_to_add": [header("allow", ", ".join(options.allow)), *headers],
-        "typed_per_filter_config": _filters(PUBLIC),
+        "typed_per_filter_config": _public(),
     }
 
 
@@ -234,7 +238,7 @@ def _document(document: Document, policy: Cors | None) -> list[Json]:
             header("content-type", document.media_type),
             *(header(name, value) for name, value in document.headers),
         ],
-        "typed_per_filter_config": _filters(PUBLIC),
+        "typed_per_filter_config": _public(),
     }
     return [entry, *_options(MethodList(path, allow), policy), _refusal(MethodRefusal(path, allow))]
 
@@ -250,7 +254,7 @@ def _fallback(cluster: str, gateway: Gateway) -> Json:
         "name": f"{cluster}.fallback",
         "match": {"prefix": "/"},
         "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False), **_WEBSOCKET},
-        "typed_per_filter_config": {**_filters(PUBLIC), **untouched},
+        "typed_per_filter_config": {**_public(), **untouched},
     }
 
 
@@ -259,4 +263,4 @@ def _border(prefix: str) -> Json:
 
 
 def _not_found(match: Json) -> Json:
-    return {"match": match, "direct_response": {"status": 404}, "typed_per_filter_config": _filters(PUBLIC)}
+    return {"match": match, "direct_response": {"status": 404}, "typed_per_filter_config": _public()}
