@@ -106,7 +106,7 @@ def test_a_session_that_was_ended_is_told_though_its_token_is_good() -> None:
 
     found = explain(ended, Question("GET", "/orders/42", MINT.token(), MINT.claims().iat, HEALTHY))
 
-    assert (found.status, last(found).facts["code"]) == (401, "session_ended")
+    assert (found.status, last(found).facts["code"]) == (401, "token_revoked")
 
 
 def test_without_keys_no_token_can_be_good() -> None:

@@ -22,6 +22,7 @@ from atoll.gateway.matching import Fallback, Match, NotFound, matched, normalize
 from atoll.gateway.paths import Path
 from atoll.tokens.base64url import decoded
 from atoll.tokens.claims import Claims
+from atoll.tokens.providers import Providers
 from atoll.tokens.verify import Verifier
 
 __all__ = ["Explanation", "Question", "Step", "explain"]
@@ -161,9 +162,9 @@ def _allowed(gateway: Gateway, route: Route, question: Question) -> Iterator[Ste
         return
     claims = _claims(gateway, question)
     if claims.sid in gateway.ended_sessions:
-        ended = {**_facts(claims), "code": "session_ended"}
+        ended = {**_facts(claims), "code": "token_revoked"}
         raise _Ended(
-            401, Step("token", False, f"the token is good, but {claims.sub} has ended the session {claims.sid}", ended)
+            401, Step("token", False, f"the token is good, but the session {claims.sid} of {claims.sub} was ended", ended)
         )
     yield Step("token", True, _good(claims, question.now), _facts(claims))
     yield from _scope(route.token, claims)
@@ -175,7 +176,9 @@ def _claims(gateway: Gateway, question: Question) -> Claims:
         instead = f" (or an API key in {gateway.api_keys.header})" if gateway.api_keys else ""
         raise _Ended(401, Step("token", False, f"one is needed{instead}, and there is none", {"code": "token_missing"}))
     try:
-        return Verifier(issuer.url, issuer.audience, issuer.keys).verify(question.token, question.now)
+        verifier = Verifier(issuer.url, issuer.audience, issuer.keys)
+        verifier.trust(Providers(gateway.providers))
+        return verifier.verify(question.token, question.now)
     except Outage as outage:
         raise _Ended(401, Step("token", False, outage.detail, {"code": outage.code})) from None
     except AtollError as refused:
