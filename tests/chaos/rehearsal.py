@@ -33,7 +33,7 @@ from tests.support.waiting import until
 __all__ = ["PROMISE_S", "Findings", "Plan", "rehearse"]
 
 PROMISE_S = 1.0
-FACTS = ("rotate", "withdraw", "sign out", "end all of a user", "stolen copy")
+FACTS = ("rotate", "withdraw", "sign out", "end all of a user", "stolen copy", "delete an API key")
 _ROTATABLE_S = 10.0
 
 
@@ -68,7 +68,8 @@ class _Signed:
     """An access token with what an operator could end about it."""
 
     access: str
-    refresh: str
+    refresh: str = ""
+    api_key: str = ""
 
     @classmethod
     def of(cls, answer: httpx.Response) -> _Signed:
@@ -78,6 +79,8 @@ class _Signed:
 
     @property
     def headers(self) -> dict[str, str]:
+        if self.api_key:
+            return {"x-api-key": self.api_key}
         return {"authorization": f"Bearer {self.access}"}
 
     @property
@@ -141,6 +144,8 @@ class Rehearsal:
                 await self._end_user(fact)
             case "stolen copy":
                 await self._steal(fact)
+            case "delete an API key":
+                await self._delete_key(fact)
 
     async def _rotate(self) -> None:
         """Nothing is refused: the load, whose tokens the former key signed, goes on, and so do tokens of the next key."""
@@ -173,10 +178,18 @@ class Rehearsal:
         await self._refresh(signed)
         await self._watch(fact, signed, signed.session, lambda: self._refresh(signed))
 
+    async def _delete_key(self, fact: str) -> None:
+        """At the gateway alone: a service takes no key."""
+        operator, url = await self._operator(), f"{self._url}/auth/clients/batch/keys"
+        made = (await self._http.post(url, json={}, headers=operator.headers)).json()
+        keyed, path = _Signed("", api_key=made["key"]), f"/auth/clients/batch/keys/{made['id']}"
+        await self._watch(fact, keyed, made["id"], lambda: self._delete(path, operator))
+
     async def _watch(self, fact: str, signed: _Signed, what: str, make: Callable[[], Any]) -> None:
         """Asks with a token without a pause while `make` ends it, until every door has refused it for a while."""
-        await asyncio.gather(*(self._accepted(url, signed) for url in self._doors.values()))
-        asking = {door: [asyncio.create_task(self._ask(url, signed)) for _ in range(2)] for door, url in self._doors.items()}
+        doors = {"gateway": self._url} if signed.api_key else self._doors
+        await asyncio.gather(*(self._accepted(url, signed) for url in doors.values()))
+        asking = {door: [asyncio.create_task(self._ask(url, signed)) for _ in range(2)] for door, url in doors.items()}
         self._ended.add(what)
         wanted = time.monotonic()
         await make()

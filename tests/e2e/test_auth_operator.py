@@ -112,4 +112,4 @@ async def test_under_load_nobody_is_refused_wrongly_and_nobody_is_accepted_late(
     found = await rehearse(system, Plan(rounds=1, seed=1, width=3))
     assert found.false == []
     assert found.late == []
-    assert len(found.took_s) == 8, "four facts, each at both doors"
+    assert len(found.took_s) == 9, "four facts, each at both doors, and a key at the gateway"
