@@ -11,6 +11,7 @@ from atoll.gateway.translate import translate
 from atoll.gateway.xds import bootstrap
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
+from atoll.registry.replica import Replica
 from tests.support.gateway import contract, known
 from tests.support.golden import check
 
@@ -25,7 +26,7 @@ def _gateway(paths: dict[str, Any], **system: Any) -> Gateway:
 def _check(name: str, gateway: Gateway, *filters: str) -> None:
     """The filters with these words in their name, in their order, and what routes of services say of them."""
     resources = render(gateway, Folders("/shop/.atoll/gateway"))
-    manager = resources["lds"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager = resources["lds"][0]["filter_chains"][0]["filters"][-1]["typed_config"]
     table = resources["rds"][0]["virtual_hosts"][0]["routes"]
     routes = {
         route.get("name", str(route["match"])): {
@@ -83,3 +84,15 @@ def test_overload_is_the_golden_file() -> None:
     }
 
     check("xds/overload.json", json.dumps(chosen, indent=1) + "\n")
+
+
+def test_of_several_gateways_each_gives_its_share_and_at_least_one_request() -> None:
+    paths = {"/orders": {"get": {"operationId": "many", "x-atoll-rate-limit": "8/h"}, "post": {"x-atoll-rate-limit": "2/h"}}}
+    gateways = tuple(Replica("gateway", name, "10.0.0.1:8080") for name in "abcd")
+    what = known(contract("orders", paths), replicas=gateways)
+
+    (table,) = render(translate(what, Listener("127.0.0.1", 8080)), Folders("/shop/.atoll/gateway"))["rds"]
+
+    kept = [route["metadata"]["filter_metadata"] for route in table["virtual_hosts"][0]["routes"] if "metadata" in route]
+    costs = [facts["atoll.rate"]["subject"]["operation"]["cost"] for facts in kept if "atoll.rate" in facts]
+    assert costs == [500_000_000, 1_000_000_000]  # of 10^9: two requests, and one

@@ -24,7 +24,7 @@ ORDERS = contract(
     {
         "/orders": {
             "get": {"operationId": "mine", "security": READ, "x-atoll-rate-limit": "3/h"},
-            "post": {"operationId": "place", "security": ANY, "x-atoll-rate-limit": "2/h"},
+            "post": {"operationId": "place", "security": ANY, "x-atoll-rate-limit": "2/h", "x-atoll-idempotent": True},
         },
         "/orders/open": {"get": {"operationId": "open", "security": NONE, "x-atoll-rate-limit": "3/h"}},
         "/orders/free": {"get": {"operationId": "free", "security": ANY}},
@@ -78,6 +78,15 @@ async def test_every_subject_has_a_bucket_of_its_own_for_every_operation(shop: S
     assert await shop.statuses(3, "/orders", "ada", method="POST") == [200, 200, 429]
     assert await shop.statuses(4, "/orders", "grace") == [200, 200, 200, 429]
     assert await shop.statuses(9, "/orders/free", "ada") == [200] * 9
+
+
+async def test_a_request_that_may_be_repeated_counts_like_any_other(shop: Shop) -> None:
+    """With an Idempotency-Key it takes a route of its own, and the bucket of the operation."""
+    keyed = {"idempotency-key": "1"}
+
+    assert await shop.statuses(1, "/orders", "ada", "POST", **keyed) == [200]
+    assert await shop.statuses(2, "/orders", "ada", "POST") == [200, 429]
+    assert await shop.statuses(1, "/orders", "ada", "POST", **keyed) == [429]
 
 
 async def test_without_a_token_the_address_counts_and_nobody_can_say_another_one(shop: Shop) -> None:

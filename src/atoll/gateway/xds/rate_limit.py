@@ -114,6 +114,8 @@ def _filter(name: str, who: str, kinds: Sequence[str], client: Json) -> Json:
         always_consume_default_token_bucket=False,
         # Which `rate_limit_headers` makes right.
         enable_retry_after_header=True,
+        # What a gRPC client understands; others get 429.
+        rate_limited_as_resource_exhausted=True,
     )
     return {**configured, "disabled": True}
 
