@@ -78,7 +78,7 @@ FAULTS = {
     "requre_tls": _unknown_field,
     "nobody": _unknown_cluster,
     "missing )": _bad_expression,
-    "connect_timeout": _bad_cluster,
+    "Expected positive duration": _bad_cluster,
     "last": _bad_filter,
 }
 

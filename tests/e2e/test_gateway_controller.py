@@ -21,7 +21,9 @@ from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
 from atoll.engines import nats as nats_engine
 from atoll.engines.process import Command, Process
+from atoll.gateway.files import replace_file
 from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.xds.folders import TYPES
 from atoll.provision import nats
 from atoll.provision.bus import Administrator
 from atoll.system.contract import Contract
@@ -316,3 +318,85 @@ async def _forget_others(world: World) -> None:
         others = [one.subject for one in entries if str(world.rig.listener.port) not in one.subject]
         for subject in others:
             await bus.request(subject, b"", b"KV-Operation: DEL\r\n")
+
+
+def _files(world: World) -> dict[str, bytes]:
+    return {kind: Path(world.rig.folders.file(kind)).read_bytes() for kind in TYPES}
+
+
+@pytest.mark.parametrize("harm", ["edited", "broken", "removed"])
+async def test_a_file_that_somebody_else_changed_is_told_and_put_right_under_load(world: World, harm: str) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_applied(one)
+        before, table = _files(world), Path(world.rig.folders.file("rds"))
+        async with load(_get(world)) as traffic:
+            if harm == "edited":
+                edited = json.loads(table.read_bytes())
+                edited["version_info"] = "mine"
+                edited["resources"][0]["virtual_hosts"][0]["response_headers_to_add"] = [{"header": {"key": "x", "value": "y"}}]
+                replace_file(table, json.dumps(edited).encode())
+            elif harm == "broken":
+                replace_file(table, b"{")
+            else:
+                table.unlink()
+            await until(lambda: (world.applied["drift"] or {}).get("healed"), what="drift put right")
+            await traffic.reach(20)
+
+        assert traffic.failures == []
+        assert _files(world) == before
+        assert any("rds.json" in what for what in world.applied["drift"]["what"])
+        log = (world.rig.root / "controller.log").read_text()
+        assert log.count("drift: ") == 1
+        await world.http.get(world.rig.url + "/orders")
+        assert "x" not in (await world.http.get(world.rig.url + "/orders")).headers
+
+
+async def test_a_change_that_envoy_refuses_is_reported_and_the_next_good_one_goes_through(world: World) -> None:
+    paths: dict[str, Any] = {
+        "/orders": {"get": {"security": []}},
+        "/orders/new": {"get": {"security": [], "x-atoll-timeout-s": 1e12}},
+    }
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        before = _files(world)
+
+        await world.announce(contract("orders", paths), AUTH)
+        await until(lambda: "Envoy refuses this change" in (world.applied["error"] or ""), what="a refusal in applied.json")
+        assert "uration" in world.applied["error"]
+        assert _files(world) == before
+        assert await world.status("/orders") == 200
+
+        await world.announce(NEWER, AUTH)
+        await world.until_status(503, "/orders/new")
+        assert world.applied["error"] is None
+
+
+@pytest.mark.parametrize("gone", ["controller", "bus", "both"])
+async def test_an_envoy_that_starts_while_others_are_gone_has_the_last_good_state(world: World, gone: str) -> None:
+    """Whoever is gone: clients get what they got, with the tokens that were good."""
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.register(ORDERS, "orders-1", one)
+        await world.publish_keys(MINT.key_set.serialize())
+        await world.until_status(200, "/orders", MINT.token())
+        await world.until_applied(one)
+        async with load(_get(world)) as traffic:
+            if gone != "bus":
+                world.controller.kill()
+            if gone != "controller":
+                world.bus.kill()
+            await traffic.reach(50)
+        assert traffic.failures == []
+
+        world.rig.process.kill()
+        world.rig.process = Process.start(world.rig.process.command)
+        await world.rig.wait_ready()
+        await world.until_status(200, "/orders", MINT.token())
+        assert await world.status("/orders") == 200
+        async with load(_get(world)) as traffic:
+            await traffic.reach(50)
+        assert traffic.failures == []

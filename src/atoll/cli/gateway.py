@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,6 +44,31 @@ def show(here: Here, what: str | None, as_json: bool) -> None:
         click.echo(json.dumps(_document(here, gateway, health, what), indent=2, ensure_ascii=False))
         return
     click.echo("\n".join([*_state(here, saved, health is not None), "", show.text(gateway, health or {}, what)]))
+
+
+@command.command()
+@json_option
+@here
+def diff(here: Here, as_json: bool) -> int:
+    """What Envoy really uses against what it should: nothing and 0, every difference and 1, or 2 when it can't be asked.
+
+    Named by resource and field: a file that somebody edited, an Envoy that has old files, an update that it refused.
+    """
+    from atoll.gateway.admin import Admin
+    from atoll.gateway.drift import differences, running
+    from atoll.gateway.xds.resources import render
+
+    saved = _saved(here)
+    dump = asyncio.run(Admin(saved.admin).dump()) if saved else None
+    if saved is None or dump is None:
+        click.echo(f"{here.system.name} does not run: there is no Envoy to ask", err=True)
+        return 2
+    found = differences(render(saved.gateway, saved.folders), running(dump))
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+    for one in found if not as_json else ():
+        click.echo(str(one))
+    return 1 if found else 0
 
 
 def _saved(here: Here) -> Saved | None:
@@ -106,7 +132,12 @@ def _state(here: Here, saved: Saved | None, running: bool) -> list[str]:
     if not running:
         return [f"{name} does not run: Envoy does not answer at {saved.admin}. This is what the gateway knew last:"]
     lines = [f"{name} at {where}, version {report.get('version', 0)} of its configuration{_controller(here)}"]
-    return lines + ([f"not in use yet: {report['error']}"] if report.get("error") else [])
+    if report.get("error"):
+        lines.append(f"not in use yet: {report['error']}")
+    if drift := report.get("drift"):
+        healed = f"put right at {drift['healed']}" if drift["healed"] else "and not yet put right"
+        lines.append(f"drifted at {drift['seen']}, {healed}: {'; '.join(drift['what'])}")
+    return lines
 
 
 def _controller(here: Here) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.xds import jwt, listener, revocations, routes
 from atoll.gateway.xds.folders import SECRETS
+from atoll.gateway.xds.typed import Json
 
 __all__ = ["Admin", "Seen"]
 
@@ -26,6 +27,7 @@ _SCOPES = {
 _WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 _QUESTION = "/stats?format=json&filter=(version_text|warming_clusters|listeners_warming|update_rejected|update_failure)$"
 _TIMEOUT_S = 2.0
+_DUMP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,14 @@ class Admin:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return _health(await self._ask("/clusters?format=json"))
+        except (OSError, TimeoutError):
+            return None
+
+    async def dump(self) -> Json | None:
+        """All that it uses (`/config_dump`). None when Envoy does not answer."""
+        try:
+            async with asyncio.timeout(_DUMP_TIMEOUT_S):
+                return dict(msgspec.json.decode(await self._ask("/config_dump")))
         except (OSError, TimeoutError):
             return None
 

@@ -17,7 +17,7 @@ import msgspec
 from atoll.errors import Bug, EngineOutage
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin, Seen
-from atoll.gateway.files import body, version, write
+from atoll.gateway.files import body, replace_file, version, write
 from atoll.gateway.xds.folders import TYPES, Folders
 from atoll.gateway.xds.typed import Json
 
@@ -63,6 +63,7 @@ class Applier:
         self._admin = admin
         self._confirm_s = confirm_s
         self.good: dict[str, bytes] = _on_disk(folders)
+        self._marks: dict[str, tuple[int, int, int, str]] = {}
 
     async def apply(self, resources: Mapping[str, list[Json]]) -> None:
         """Returns when Envoy uses all of it. Raises Bug when it refuses something (then nothing has changed), and
@@ -76,6 +77,38 @@ class Applier:
         except Bug:
             self._restore(before, [kind for kind, _ in pending])
             raise
+
+    async def drifted(self) -> tuple[str, ...]:
+        """What is no longer as it was confirmed: files that somebody else wrote, types that Envoy has another version of.
+
+        Empty also while Envoy does not answer.
+        """
+        files = [f"{kind}.json was changed or removed" for kind in self.good if not self._is_as_written(kind)]
+        seen = await self._admin.look()
+        versions = [
+            f"Envoy uses another {kind}"
+            for kind, content in self.good.items()
+            if seen and seen.versions[kind] != version(content)
+        ]
+        return (*files, *versions)
+
+    async def heal(self) -> None:
+        """Writes everything again, and waits until Envoy uses it. Raises like `apply`."""
+        for kind in TYPES:
+            replace_file(Path(self._folders.file(kind)), self.good[kind])
+        await self._write_in_steps(list(self.good.items()))
+
+    def _is_as_written(self, kind: str) -> bool:
+        """Read only when the file is not the one that was looked at last."""
+        path = Path(self._folders.file(kind))
+        try:
+            status = path.stat()
+            mark = (status.st_ino, status.st_mtime_ns, status.st_size, version(self.good[kind]))
+            if self._marks.get(kind) != mark and path.read_bytes() == self.good[kind]:
+                self._marks[kind] = mark
+            return self._marks.get(kind) == mark
+        except OSError:
+            return False
 
     async def _validate(self, resources: Mapping[str, list[Json]], changed: set[str]) -> None:
         """Raises Bug with Envoy's reason."""

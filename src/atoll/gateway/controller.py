@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ logger = logging.getLogger("atoll.gateway")
 
 _DEBOUNCE_S = 0.005
 _RETRY_S = 0.1
+# How often files and versions are compared with what was confirmed.
+_DRIFT_S = 2.0
 _SNAPSHOT_RETRY_S, _SNAPSHOT_RETRY_MOST_S = 0.1, 5.0
 # What is watched: stream, subjects, and the prefix that is not part of a key.
 _REGISTRY = ("KV_registry", "$KV.registry.>", "$KV.registry.")
@@ -166,14 +169,45 @@ class Controller:
 
     async def _follow(self) -> None:
         applied: Any = None
+        clock = asyncio.get_running_loop().time
+        look_at = clock() + _DRIFT_S
         while True:
-            await self._changed.wait()
+            changed = await self._wait_for_change(look_at - clock())
+            if clock() >= look_at:
+                # (What could not be applied yet is on disk already, for the Envoy that starts next.)
+                if applied is not None:
+                    await self._look_for_drift()
+                look_at = clock() + _DRIFT_S
+            if not changed:
+                continue
             await asyncio.sleep(_DEBOUNCE_S)
             self._changed.clear()
             known = self.known
             if known.view == applied:
                 continue
             applied = known.view if await self._apply(known) else None
+
+    async def _wait_for_change(self, timeout_s: float) -> bool:
+        """Heartbeats are changes too, so one may come before every look around."""
+        try:
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                await self._changed.wait()
+        except TimeoutError:
+            return self._changed.is_set()
+        return True
+
+    async def _look_for_drift(self) -> None:
+        """Envoy or its files are not as they were left: told, then put right, as a reconciler does."""
+        drifted = await self._applier.drifted()
+        if not drifted:
+            return
+        self._report.drifted(drifted)
+        try:
+            await self._applier.heal()
+        except AtollError as error:
+            logger.debug("what has drifted could not be put right: %s", error)
+        else:
+            self._report.healed()
 
     async def _apply(self, known: Known) -> bool:
         """Whether Envoy uses it now; otherwise it will be tried again."""
@@ -244,13 +278,17 @@ def _entry(environment: Environment) -> Replica:
     return Replica(GATEWAY, environment.name, str(Endpoint(listener.host, listener.port)))
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 class _Report:
     """`applied.json`: what Envoy uses, for the host. `error` tells why something newer is not in use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": [], "error": None}
-        self._now["certificates"] = {}
+        self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": []}
+        self._now |= {"error": None, "drift": None, "certificates": {}}
         self._of_input: tuple[str, ...] = ()
         self._of_certificates: tuple[str, ...] = ()
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
@@ -276,6 +314,16 @@ class _Report:
         """What is shown to whom connects; who says so has written it into the log."""
         self._of_certificates = tuple(faults)
         self._write(certificates=dict(shown), faults=[*self._of_input, *self._of_certificates])
+
+    def drifted(self, what: tuple[str, ...]) -> None:
+        """Told once, however often it is tried to put it right."""
+        last = self._now["drift"]
+        if last is None or last["healed"] or last["what"] != list(what):
+            logger.warning("drift: %s; it is put right now", "; ".join(what))
+            self._write(drift={"what": list(what), "seen": _now(), "healed": None})
+
+    def healed(self) -> None:
+        self._write(drift={**self._now["drift"], "healed": _now()})
 
     def failed(self, error: str) -> None:
         if self._now["error"] != error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
 
@@ -118,7 +119,7 @@ class Known:
         """After a replica left the registry."""
         return replace(self, replicas={known: one for known, one in self.replicas.items() if known != key})
 
-    @property
+    @cached_property
     def present(self) -> tuple[Replica, ...]:
         """The replicas that are there. Silence counts only while others are heard: age is against the newest heartbeat."""
         newest = max((entry.beat for entry in self.replicas.values()), default=0.0)
@@ -129,6 +130,14 @@ class Known:
     def gateways(self) -> int:
         """How many gateways there are. At least one: whoever asks."""
         return max(1, sum(one.service == GATEWAY for one in self.present))
+
+    @cached_property
+    def present_by_service(self) -> Mapping[str, tuple[Replica, ...]]:
+        """The same, for each service that has any."""
+        found: dict[str, list[Replica]] = {}
+        for entry in self.present:
+            found.setdefault(entry.service, []).append(entry)
+        return {service: tuple(entries) for service, entries in found.items()}
 
     @property
     def view(self) -> tuple[Any, ...]:
@@ -150,6 +159,7 @@ class Known:
                 "system": self.system,
                 "contracts": {key: one.document for key, one in self.contracts.items()},
                 "replicas": self.replicas,
+                "listening_since": self.listening_since,
                 "keys": msgspec.Raw(self.keys.serialize()),
                 "revocations": msgspec.Raw(self.revocations.serialize()),
                 "providers": self.providers,
@@ -165,6 +175,7 @@ class Known:
             system=saved.system,
             contracts={key: Contract.parse(one, where=key) for key, one in saved.contracts.items()},
             replicas=saved.replicas,
+            listening_since=saved.listening_since,
             keys=KeySet.parse(bytes(saved.keys)),
             revocations=Revocations.parse(bytes(saved.revocations)),
             providers=saved.providers,
@@ -178,6 +189,7 @@ class _Saved(msgspec.Struct):
     keys: msgspec.Raw
     revocations: msgspec.Raw = msgspec.Raw(b"[]")
     providers: Providers = Providers()
+    listening_since: float = 0.0
 
 
 def _decode(body: bytes, type_: Any, what: str) -> Any:

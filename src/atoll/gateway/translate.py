@@ -162,7 +162,7 @@ def _owned(system: SystemEntry) -> tuple[str, ...]:
 
 
 def _whole(known: Known, service: str) -> Cluster:
-    endpoints = _endpoints(one for one in known.present if one.service == service)
+    endpoints = _endpoints(known.present_by_service.get(service, ()))
     newest = known.contracts.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
     protocol = newest.protocol if newest else "http1"
     return Cluster(service, service, endpoints, concurrency=_concurrency(known, service), protocol=protocol)
@@ -179,7 +179,7 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
 
     A replica that names no contract is taken to offer everything.
     """
-    replicas = [one for one in known.present if one.service == offer.service]
+    replicas = known.present_by_service.get(offer.service, ())
     serving = [one for one in replicas if not one.digest or one.digest in offer.digests]
     if len(serving) == len(replicas):
         return replace(_whole(known, offer.service), protocol=offer.contract.protocol)

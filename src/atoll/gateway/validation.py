@@ -7,6 +7,7 @@ When it is asked, and what that costs, stands in `docs/decisions/0008-validation
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from atoll.gateway.xds import bootstrap
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["bootstrap_of", "check", "part_to_check", "questionable"]
+
+_STAMP = re.compile(r"^(\[[^\]]*\])+ (\[[^\]]*\] )?")
+_LONGEST_REASON = 1000
 
 Resources = Mapping[str, list[Json]]
 
@@ -107,8 +111,6 @@ def _untyped(message: Json) -> Json:
 
 
 def _reason(said: str, folder: str) -> str:
-    """The last line that Envoy says, without its time and the name of a file that is gone."""
-    if not said:
-        return ""
-    last = said.splitlines()[-1].replace(f" '{folder}/bootstrap.json'", "")
-    return last.rpartition("] ")[2] if last.startswith("[") else last
+    """What Envoy says, on one line, without its time and the name of a file that is gone."""
+    plain = " ".join(_STAMP.sub("", line).strip() for line in said.splitlines())
+    return plain.replace(f" '{folder}/bootstrap.json'", "")[:_LONGEST_REASON]
