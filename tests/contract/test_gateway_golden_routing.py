@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from atoll.gateway.ir import Cors, Listener
-from atoll.gateway.known import Known
+from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
@@ -95,4 +95,18 @@ def test_websocket_and_http_2() -> None:
     _check(
         "websocket_and_h2",
         {"routes": _routes(what), "cluster": _rendered(what)["cds"][0], "tokens": _rendered(what)["ecds"][0]},
+    )
+
+
+def test_canary() -> None:
+    stable = contract("orders", {"/orders": {"get": {"operationId": "own"}}})
+    newer = contract("orders", {"/orders": {"get": {"operationId": "own"}}, "/orders/new": {"get": {"operationId": "new"}}})
+    replicas = (replica(stable, "orders-1", "127.0.0.1:2101"), replica(newer, "orders-canary-1", "127.0.0.1:2102"))
+    services = {"orders": ServiceEntry("service", "/orders", (stable.digest, newer.digest), canary_percent=10)}
+    what = known(stable, newer, replicas=replicas, services=services)
+    actions = {one.get("name"): one.get("route") for one in _routes(what)}
+
+    _check(
+        "canary",
+        {"actions": {name: action for name, action in actions.items() if action}, "tokens": _rendered(what)["ecds"][0]},
     )

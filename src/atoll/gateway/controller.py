@@ -35,7 +35,7 @@ from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
 from atoll.registry.announcement import Announcement
-from atoll.registry.replica import removal
+from atoll.registry.replica import canaries, removal
 
 __all__ = ["Controller", "Environment", "run"]
 
@@ -299,7 +299,8 @@ class _Report:
             for fault in gateway.faults:
                 logger.warning("%s", fault)
         self._of_input = gateway.faults
-        services = {cluster.name: cluster for cluster in gateway.clusters if cluster.name == cluster.service}
+        whole = {name for cluster in gateway.clusters for name in (cluster.service, canaries(cluster.service))}
+        services = {cluster.name: cluster for cluster in gateway.clusters if cluster.name in whole}
         self._write(
             version=self._now["version"] + 1,
             endpoints={name: [str(one) for one in cluster.endpoints] for name, cluster in services.items()},

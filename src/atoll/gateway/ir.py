@@ -15,6 +15,7 @@ __all__ = [
     "PUBLIC",
     "ApiKeys",
     "Border",
+    "Canary",
     "Cluster",
     "Cors",
     "Document",
@@ -93,6 +94,14 @@ PUBLIC = TokenRule(required=False)
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """The replicas that try another version, and how many of a hundred clients they get: always the same ones."""
+
+    cluster: str
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent, and
     is after `try_timeout_s` without an answer. With `header`, only requests that carry it take this route.
@@ -117,6 +126,7 @@ class Route:
     body_limit_bytes: int = BODY_LIMIT_BYTES
     whole_body: bool = False
     websocket: bool = False
+    canary: Canary | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,13 +32,14 @@ GATEWAY = "gateway"
 
 class ServiceEntry(msgspec.Struct, frozen=True):
     """One service in the document `system`. The first of `digests` is the newest contract; `concurrency` is how many requests
-    may be in flight to it.
+    may be in flight to it; `canary_percent` of the clients meet its canaries where these can answer.
     """
 
     kind: str = "service"
     prefix: str = ""
     digests: tuple[str, ...] = ()
     concurrency: int | None = None
+    canary_percent: int = 0
 
 
 class SystemEntry(msgspec.Struct, frozen=True):
@@ -142,7 +143,7 @@ class Known:
     @property
     def view(self) -> tuple[Any, ...]:
         """Equal for two that give the same gateway: heartbeats alone are no change."""
-        replicas = tuple((one.service, one.address, one.digest, one.tls) for one in self.present)
+        replicas = tuple((one.service, one.address, one.digest, one.tls, one.canary) for one in self.present)
         return (
             self.system,
             tuple(sorted(self.contracts)),

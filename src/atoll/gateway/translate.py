@@ -17,6 +17,7 @@ from atoll.gateway.ir import (
     PUBLIC,
     ApiKeys,
     Border,
+    Canary,
     Cluster,
     Document,
     Endpoint,
@@ -38,7 +39,7 @@ from atoll.gateway.offers import Offer, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
-from atoll.registry.replica import Replica
+from atoll.registry.replica import Replica, canaries
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, Operation
 from atoll.system.rates import Rate
@@ -61,11 +62,11 @@ def translate(known: Known, listener: Listener) -> Gateway:
     known = replace(known, replicas=_reachable(known.replicas, listener.upstream, faults))
     offered = offers(known, faults)
     clusters: dict[str, Cluster] = {name: _whole(known, name) for name in routed(known.system)}
-    routes = []
+    routes: list[Route] = []
     for offer in offered:
-        cluster = _cluster(known, offer)
-        clusters.setdefault(cluster.name, cluster)
-        routes += _routes(offer, cluster.name, listener)
+        cluster, trial = _cluster(known, offer), _canaries(known, offer)
+        clusters |= {one.name: one for one in (cluster, trial) if one and one.name not in clusters}
+        routes += [replace(one, canary=_split(known, cluster, trial)) for one in _routes(offer, cluster.name, listener)]
     system = known.system
     return Gateway(
         listener=listener,
@@ -162,7 +163,7 @@ def _owned(system: SystemEntry) -> tuple[str, ...]:
 
 
 def _whole(known: Known, service: str) -> Cluster:
-    endpoints = _endpoints(known.present_by_service.get(service, ()))
+    endpoints = _endpoints(one for one in known.present_by_service.get(service, ()) if not one.canary)
     newest = known.contracts.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
     protocol = newest.protocol if newest else "http1"
     return Cluster(service, service, endpoints, concurrency=_concurrency(known, service), protocol=protocol)
@@ -175,12 +176,13 @@ def _concurrency(known: Known, service: str) -> int | None:
 
 
 def _cluster(known: Known, offer: Offer) -> Cluster:
-    """The replicas whose contract offers it: all of the service, or a cluster of their own while contracts differ.
-
-    A replica that names no contract is taken to offer everything.
+    """The replicas whose contract offers it: all of the service, or a cluster of their own while contracts differ. What only
+    canaries offer is theirs.
     """
-    replicas = known.present_by_service.get(offer.service, ())
-    serving = [one for one in replicas if not one.digest or one.digest in offer.digests]
+    replicas = [one for one in known.present_by_service.get(offer.service, ()) if not one.canary]
+    serving = [one for one in replicas if _serves(one, offer)]
+    if not serving and (trial := _canaries(known, offer)):
+        return trial
     if len(serving) == len(replicas):
         return replace(_whole(known, offer.service), protocol=offer.contract.protocol)
     digests = sorted({one.digest for one in serving if one.digest}) or sorted(offer.digests)
@@ -191,6 +193,29 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
         concurrency=_concurrency(known, offer.service),
         protocol=offer.contract.protocol,
     )
+
+
+def _canaries(known: Known, offer: Offer) -> Cluster | None:
+    serving = [one for one in known.present if one.service == offer.service and one.canary and _serves(one, offer)]
+    if not serving:
+        return None
+    return Cluster(
+        canaries(offer.service),
+        offer.service,
+        _endpoints(serving),
+        concurrency=_concurrency(known, offer.service),
+        protocol=offer.contract.protocol,
+    )
+
+
+def _serves(replica: Replica, offer: Offer) -> bool:
+    """One that names no contract is taken to offer everything."""
+    return not replica.digest or replica.digest in offer.digests
+
+
+def _split(known: Known, cluster: Cluster, trial: Cluster | None) -> Canary | None:
+    percent = known.system.services[cluster.service].canary_percent
+    return Canary(trial.name, percent) if trial and trial != cluster and percent else None
 
 
 def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:

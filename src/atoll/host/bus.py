@@ -13,6 +13,7 @@ from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
 from atoll.engines import nats as engine
 from atoll.errors import BusOutage
+from atoll.host.canaries import Trial
 from atoll.host.machine import Machine
 from atoll.host.probes import until_ready
 from atoll.host.processes import AUTH, LOOPBACK, ProcessSpec, auth_service, engine_process
@@ -33,6 +34,7 @@ class BusHost:
     """`contracts` are those whose permissions hold now, clients left out."""
 
     machine: Machine
+    trials: dict[str, Trial] = field(default_factory=dict)
     contracts: dict[str, Contract] = field(default_factory=dict)
     _provisioned: Mapping[str, Contract] = field(default_factory=dict)
 
@@ -84,7 +86,9 @@ class BusHost:
         draft.replace(layout.streams)
 
     async def announce(self, contracts: Mapping[str, Contract]) -> None:
-        await self._administrator().announce(system_document(self.machine.system), contracts)
+        weights = {name: trial.weight for name, trial in self.trials.items()}
+        beside = [trial.contract for trial in self.trials.values()]
+        await self._administrator().announce(system_document(self.machine.system, weights), contracts, beside)
 
     async def widen(self, contracts: Mapping[str, Contract]) -> None:
         """Permissions for the new contracts beside the old ones, as long as old replicas and their events are there."""
@@ -157,7 +161,8 @@ class BusHost:
 
     def _with_user(self, contracts: Mapping[str, Contract]) -> dict[str, Contract]:
         clients = {spec.name for spec in self.machine.system.services if spec.kind != "service"}
-        return {name: contract for name, contract in contracts.items() if name not in clients}
+        own = {name: contract for name, contract in contracts.items() if name not in clients}
+        return own | {name: _union(trial.contract, own[name]) for name, trial in self.trials.items() if name in own}
 
     def _administrator(self) -> Administrator:
         plan = BusPlan.of(self.contracts)
@@ -189,8 +194,8 @@ def _union(old: Contract, new: Contract) -> Contract:
     return msgspec.structs.replace(new, publishes=tuple(published.values()), consumes=tuple(consumed.values()))
 
 
-def system_document(system: System) -> dict[str, Any]:
-    """What the gateway is told of the system, without digests."""
+def system_document(system: System, weights: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What the gateway is told of the system, without digests. `weights` are those of canaries, by service."""
     routed = [auth_service(system), *(spec for spec in system.services if spec.kind != "simulator")]
     return {
         "name": system.name,
@@ -208,10 +213,10 @@ def system_document(system: System) -> dict[str, Any]:
         "max_header_size_kib": system.gateway.max_header_size_kib,
         "memory_limit_mib": system.gateway.memory_limit_mib,
         "cpu_limit_percent": system.gateway.cpu_limit_percent,
-        "services": {spec.name: _entry(spec) for spec in routed},
+        "services": {spec.name: _entry(spec, (weights or {}).get(spec.name, 0)) for spec in routed},
     }
 
 
-def _entry(spec: ServiceSpec) -> dict[str, Any]:
+def _entry(spec: ServiceSpec, canary_percent: int) -> dict[str, Any]:
     kind = "service" if spec.name == AUTH else spec.kind
-    return {"kind": kind, "prefix": spec.prefix, "concurrency": spec.concurrency}
+    return {"kind": kind, "prefix": spec.prefix, "concurrency": spec.concurrency, "canary_percent": canary_percent}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
-from atoll.host import state
+from atoll.host import canaries, state
 from atoll.host.probes import healthy
 from atoll.host.processes import Slot
 from atoll.system.manifest import MOST_REPLICAS
@@ -62,6 +62,8 @@ class Commands:
                 return [{"old": old.name, "new": new.name} for old, new in replaced]
             case "scale":
                 return await self._scale(request["name"], int(request["count"]), say)
+            case "canary":
+                return await canaries.weigh(self.host, self._replaceable(request["name"]), int(request["weight"]))
             case "lend":
                 return await self._lend(request["name"], int(request["pid"]))
             case "release":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
-from atoll.host import logs, processes, state, targets, tls
+from atoll.host import canaries, logs, processes, state, targets, tls
 from atoll.host.announce import Announcer
 from atoll.host.bus import BusHost
 from atoll.host.commands import Commands
@@ -161,6 +161,9 @@ class Host:
         return [spec for spec in self.system.services if spec.kind == "simulator"]
 
     def spec(self, service: str) -> ServiceSpec:
+        """Of a service, or of its canaries as a group."""
+        if (tried := canaries.spec_of(self.system, service)) is not None:
+            return tried
         return auth_service(self.system) if service == AUTH else self.system.service(service)
 
     async def _derive_all(self) -> None:
@@ -172,6 +175,8 @@ class Host:
         """The contract; the database is opened as soon as its kind is known, without waiting for other contracts."""
         contract = await self.deriver.contract(spec)
         self.contracts[spec.name] = contract
+        if spec.canary:
+            self.bus.trials[spec.name] = await canaries.derive(self.deriver, spec, contract)
         self._opening[spec.name] = self.go(self._open_database(spec, contract))
 
     async def _open_database(self, spec: ServiceSpec, contract: Contract) -> None:
@@ -192,6 +197,8 @@ class Host:
         count = self._count(spec)
         if count and spec.name not in self.options.excluded:
             await self.replicas.start(spec.name, count)
+            if spec.canary:
+                await self.replicas.start(canaries.group(spec.name), spec.canary.replicas)
 
     def _count(self, spec: ServiceSpec) -> int:
         if self.contracts[spec.name].database == "sqlite" and spec.replicas > 1:
@@ -216,7 +223,7 @@ class Host:
         routed = {
             name: {slot.address for slot in slots}
             for name, slots in self.replicas.filled.items()
-            if slots and self.contracts[name].operations
+            if slots and self.contracts[self.spec(name).name].operations
         }
         if not await self.gateway.confirm_all(routed, _CONFIRM_S):
             self.say(f"the gateway has not found every replica within {_CONFIRM_S:g} s; `atoll logs gateway` says why")
@@ -225,7 +232,7 @@ class Host:
         except Unsettled as unsettled:
             self.say(f"not settled after {_SETTLE_S:g} s: {unsettled}")
         else:
-            for service, count in dead.items():
+            for service, count in ((name, count) for name, count in dead.items() if name in self.contracts):
                 self.say(f"{service} has {count} dead letters: `atoll dead-letters list {service}`")
 
     async def end(self) -> None:
@@ -279,10 +286,11 @@ class Host:
 
     def plan(self, service: str, slot: Slot) -> ProcessSpec:
         """What fills `slot`, as contracts and databases are now."""
-        contract = self.contracts[service]
         if service == AUTH:
-            return processes.auth(self.system, contract, slot, self.known())
-        return processes.replica(self.system, self.system.service(service), contract, slot, self.known())
+            return processes.auth(self.system, self.contracts[service], slot, self.known())
+        spec = self.spec(service)
+        contract = self.contracts[service] if service == spec.name else self.bus.trials[spec.name].contract
+        return processes.replica(self.system, spec, contract, slot, self.known())
 
     # reload
 

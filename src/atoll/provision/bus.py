@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -133,10 +133,13 @@ class Administrator:
                     await _prune(bus, service, made)
         return made
 
-    async def announce(self, system: Mapping[str, Any], contracts: Mapping[str, Contract]) -> bool:
+    async def announce(
+        self, system: Mapping[str, Any], contracts: Mapping[str, Contract], beside: Iterable[Contract] = ()
+    ) -> bool:
         """Publishes contracts, then `system` naming them: each service's digest, and older ones that replicas still have.
 
-        `system` is the bucket's document without digests. Contracts nobody names any more are removed. True if any changed.
+        `system` is the bucket's document without digests, `beside` are contracts that hold beside the current ones. Contracts
+        nobody names any more are removed. True if any changed.
         """
         async with self._as(nats.PLATFORM_ADMIN) as bus:
             running = [_decoded(entry) for entry in await bus.latest(nats.REGISTRY, "$KV.registry.>")]
@@ -145,7 +148,8 @@ class Administrator:
                 for entry in await bus.latest(nats.CONTRACTS, "$KV.contracts.>")
             }
             before = {key: entry.body for key, entry in known.items() if b"KV-Operation: DEL" not in entry.headers}
-            wanted = {f"{name}.{contract.digest}": canonical(contract.document) for name, contract in contracts.items()}
+            named = [*contracts.items(), *((contract.service, contract) for contract in beside)]
+            wanted = {f"{name}.{contract.digest}": canonical(contract.document) for name, contract in named}
             in_use = {f"{entry.get('service')}.{entry.get('digest')}" for entry in running}
             wanted |= {key: body for key, body in before.items() if key in in_use and key not in wanted and key != "system"}
             document = canonical(_with_digests(system, contracts, wanted))

@@ -6,7 +6,7 @@ import msgspec
 
 from atoll.bus.ports import Received
 
-__all__ = ["STREAM", "Replica", "parse", "removal", "subject"]
+__all__ = ["STREAM", "Replica", "canaries", "parse", "removal", "subject"]
 
 STREAM = "KV_registry"
 _PREFIX = "$KV.registry."
@@ -33,9 +33,19 @@ class Replica(msgspec.Struct, frozen=True):
         """`orders.orders-1`."""
         return f"{self.service}.{self.replica}"
 
+    @property
+    def canary(self) -> bool:
+        """Whether it tries another version than the service's: its slot's name says so."""
+        return self.replica.startswith(f"{canaries(self.service)}-")
+
     def same_process(self, other: Replica) -> bool:
         """Whether both say the same but for the moment."""
         return msgspec.structs.replace(self, beat=0.0) == msgspec.structs.replace(other, beat=0.0)
+
+
+def canaries(service: str) -> str:
+    """What a service's canaries are called, as a group."""
+    return f"{service}-canary"
 
 
 def subject(key: str) -> str:

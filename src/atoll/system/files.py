@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ def read(folder: Path, environment: str = "") -> System:
     system = parse(text, path, environment)
     for spec in system.services:
         _check_files(spec)
+        if spec.canary:
+            _check_files(replace(spec, folder=spec.canary.folder, python=spec.canary.python))
     return system
 
 
@@ -68,7 +70,7 @@ def _check_files(spec: ServiceSpec) -> None:
         return
     module = spec.folder / spec.name / "service.py"
     if not module.is_file():
-        hint = f"a service {spec.name} is found as {spec.name}.service:service in services/{spec.name}"
+        hint = f"a service {spec.name} is found as {spec.name}.service:service in {spec.folder.name}"
         raise SystemMistake(f"{module} does not exist", where=spec.where, hint=hint)
     if spec.python is not None and not os.access(spec.python, os.X_OK):
         hint = f"make it: python -m venv {spec.python.parent.parent}, then install atoll and the service into it"

@@ -23,6 +23,7 @@ __all__ = [
     "MOST_REPLICAS",
     "AuthSpec",
     "BusSpec",
+    "CanarySpec",
     "CorsSpec",
     "GatewaySpec",
     "Secret",
@@ -148,6 +149,16 @@ class TelemetrySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CanarySpec:
+    """Another version of a service beside it: `folder` and `python` are absolute, `weight` of a hundred clients meet it."""
+
+    folder: Path
+    weight: int = 0
+    replicas: int = 1
+    python: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """One [services.NAME] table. `folder`, `python` and `contract` are absolute; `where` is the table's file:line.
 
@@ -169,6 +180,7 @@ class ServiceSpec:
     database_url: Secret | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+    canary: CanarySpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +428,9 @@ _AUTH = _Table(
         "providers": _Table(named=_PROVIDER, names=_NAME),
     }
 )
+_CANARY = _Table(
+    {"folder": _text, "weight": _whole(0, 100), "replicas": _whole(1, MOST_REPLICAS), "python": _text},
+)
 _SERVICE = _Table(
     {
         "kind": _one_of("service", "client", "simulator"),
@@ -428,6 +443,7 @@ _SERVICE = _Table(
         "contract": _text,
         "database_url": _secret,
         "settings": _Table(named=_setting),
+        "canary": _CANARY,
     }
 )
 _OVERLAY = _Table(
@@ -569,6 +585,7 @@ class _Reader:
             database_url=Secret(url["secret"]) if url else None,
             settings={key: _value(value) for key, value in table.get("settings", {}).items()},
             where=self.where(at),
+            canary=_canary(folder, table["canary"]) if "canary" in table else None,
         )
 
     def check_service(self, name: str, table: Mapping[str, Any], at: tuple[str, ...]) -> None:
@@ -576,6 +593,8 @@ class _Reader:
             raise self.mistake(at, f"{name!r} is a name that atoll uses itself", "choose another name for the service")
         if "command" in table and "python" in table:
             raise self.mistake((*at, "python"), "a service has either `command` or `python`", "remove one of them")
+        if "canary" in table:
+            self.check_canary(name, table, (*at, "canary"))
         simulator = table.get("kind") == "simulator"
         if "command" in table and "contract" not in table and not simulator:
             hint = f'write the contract by hand and name it: contract = "contracts/{name}.json"'
@@ -591,6 +610,12 @@ class _Reader:
             )
         if "command" not in table and (not name.isidentifier() or keyword.iskeyword(name)):
             raise self.mistake(at, f"{name!r} can't be the name of a Python package", "use _ instead of -")
+
+    def check_canary(self, name: str, table: Mapping[str, Any], at: tuple[str, ...]) -> None:
+        if "command" in table or table.get("kind", "service") != "service":
+            raise self.mistake(at, f"{name} can't have a canary: that is another version of a Python service", "remove it")
+        if "folder" not in table["canary"]:
+            raise self.mistake(at, "a canary needs a `folder`", f'folder = "services/{name}-next"')
 
     def check_whole(self, system: System) -> None:
         names = {spec.name for spec in system.services}
@@ -627,6 +652,15 @@ class _Reader:
 def _cors(table: Mapping[str, Any]) -> CorsSpec:
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     return CorsSpec(**found)
+
+
+def _canary(folder: Path, table: Mapping[str, Any]) -> CanarySpec:
+    return CanarySpec(
+        folder=folder / table["folder"],
+        weight=table.get("weight", 0),
+        replicas=table.get("replicas", 1),
+        python=folder / table["python"] if "python" in table else None,
+    )
 
 
 def _trustworthy(url: str) -> bool:

@@ -19,7 +19,7 @@ NAME = "envoy.filters.http.jwt_authn"
 METADATA_KEY = "jwt"
 SESSION_HEADER = "x-atoll-session"
 _TYPE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
-_REQUIRED, _SOCKET = "required", "socket"
+_REQUIRED, _SOCKET, _STICKY = "required", "socket", "sticky"
 # Where a token may stand, and nowhere else: one in ?access_token=, Envoy's default too, would stand in every log on the way.
 _BEARER: Json = {"name": "Authorization", "value_prefix": "Bearer "}
 # One of several protocols that a page offers: `new WebSocket(url, ["chat.v1", "bearer." + token])`.
@@ -32,8 +32,13 @@ def filter_(source: Json) -> Json:
 
 def resource(issuer: Issuer, providers: Sequence[Provider] = ()) -> Json:
     """The ECDS resource. A token is measured against the issuer that it names."""
-    places = {_REQUIRED: [_BEARER], _SOCKET: [_BEARER, _PROTOCOL]}
-    named = {kind: _named(issuer, providers, kind, found) for kind, found in places.items()}
+    kinds: dict[str, Json] = {
+        _REQUIRED: {"from_headers": [_BEARER]},
+        _SOCKET: {"from_headers": [_BEARER, _PROTOCOL]},
+        # Which version answers may depend on who asks, so the route is looked up again once that is known.
+        _STICKY: {"from_headers": [_BEARER], "clear_route_cache": True},
+    }
+    named = {kind: _named(issuer, providers, kind, own) for kind, own in kinds.items()}
     configuration = typed(
         _TYPE,
         providers={name: one for some in named.values() for name, one in some.items()},
@@ -42,22 +47,22 @@ def resource(issuer: Issuer, providers: Sequence[Provider] = ()) -> Json:
     return typed("envoy.config.core.v3.TypedExtensionConfig", name=NAME, typed_config=configuration)
 
 
-def _named(issuer: Issuer, providers: Sequence[Provider], kind: str, places: list[Json]) -> dict[str, Json]:
-    """Whoever may have issued a token that stands in one of `places`."""
-    foreign = {f"provider {one.name} {kind}": {**_provider(one), "from_headers": places} for one in providers}
-    return {f"atoll {kind}": {**_issuer(issuer), "from_headers": places}, **foreign}
+def _named(issuer: Issuer, providers: Sequence[Provider], kind: str, own: Json) -> dict[str, Json]:
+    """Whoever may have issued a token; `own` is what is peculiar to this kind of route."""
+    foreign = {f"provider {one.name} {kind}": {**_provider(one), **own} for one in providers}
+    return {f"atoll {kind}": {**_issuer(issuer), **own}, **foreign}
 
 
 def _any_of(requirements: list[Json]) -> Json:
     return {"requires_any": {"requirements": requirements}} if len(requirements) > 1 else requirements[0]
 
 
-def per_route(rule: TokenRule, *, websocket: bool = False) -> Json:
+def per_route(rule: TokenRule, *, websocket: bool = False, sticky: bool = False) -> Json:
     """Every route has one: without it, a route is public."""
     name = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
     if not rule.required:
         return typed(name, disabled=True)
-    return typed(name, requirement_name=_SOCKET if websocket else _REQUIRED)
+    return typed(name, requirement_name=_SOCKET if websocket else _STICKY if sticky else _REQUIRED)
 
 
 def _issuer(issuer: Issuer) -> dict[str, Any]:

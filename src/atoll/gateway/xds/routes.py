@@ -106,7 +106,7 @@ def _route(route: Route, gateway: Gateway) -> Json:
         "match": {**_match(route.path), "headers": _conditions(route)},
         "metadata": {"filter_metadata": {"atoll": {"service": route.service, "scope": route.token.scope or ""}}},
         "route": {
-            "cluster": route.cluster,
+            **_destination(route),
             **_times(route.timeout_s),
             "retry_policy": _retries(route.repeatable, route.try_timeout_s),
             **(_WEBSOCKET if route.websocket else {}),
@@ -125,6 +125,25 @@ def _passed_as_it_is(route: Route, gateway: Gateway) -> dict[str, Any]:
     if gateway.cors and route.methods == ("OPTIONS",) and not route.token.required:
         found[cors.NAME] = cors.off()
     return found
+
+
+def _destination(route: Route) -> Json:
+    """The same client meets the same version: who it is by its token, else by its address. Raising the canary's share takes
+    nobody away from it, because its part of the range begins at zero.
+    """
+    if route.canary is None:
+        return {"cluster": route.cluster}
+    shares = [(route.canary.cluster, route.canary.percent), (route.cluster, 100 - route.canary.percent)]
+    return {
+        "weighted_clusters": {
+            "clusters": [{"name": name, "weight": percent} for name, percent in shares],
+            "use_hash_policy": True,
+        },
+        "hash_policy": [
+            {"header": {"header_name": "x-atoll-subject"}, "terminal": True},
+            {"connection_properties": {"source_ip": True}},
+        ],
+    }
 
 
 def _match(path: Path) -> Json:
@@ -184,7 +203,7 @@ def _public() -> dict[str, Any]:
 def _filters(route: Route, gateway: Gateway) -> dict[str, Any]:
     if not route.token.required:
         return _public()
-    found: dict[str, Any] = {jwt.NAME: jwt.per_route(route.token, websocket=route.websocket)}
+    found: dict[str, Any] = {jwt.NAME: jwt.per_route(route.token, websocket=route.websocket, sticky=route.canary is not None)}
     if route.token.scope:
         found[rbac.NAME] = rbac.per_route(route.token.scope, gateway.issuer.url, gateway.providers)
     return found
