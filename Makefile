@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite lock bench bench-gateway drill rehearsal wasm clean
+.PHONY: help up test lint types suite lock bench bench-gateway drill rehearsal storm wasm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ drill: $(VENV)/dev.stamp ## kill things at random under load, then reconcile: ma
 
 rehearsal: $(VENV)/dev.stamp ## rotate, withdraw and revoke under load; propagation times: make rehearsal ROUNDS=20 SEED=1
 	$(BIN)/python -m tests.chaos.rehearsal --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
+
+storm: $(VENV)/dev.stamp ## change routes, keys, certificates and replicas under load; what failed: make storm SECONDS=60 ROUTES=50 SEED=1
+	$(BIN)/python -m tests.chaos.storm --seconds $(or $(SECONDS),60) --routes $(or $(ROUTES),50) --seed $(or $(SEED),1)
 
 wasm: $(VENV)/dev.stamp ## compile the gateway's HTTP/1.1 filter, after a change in its source
 	cd src/atoll/gateway/strict && ../../../../$(BIN)/uv run --no-project --with ziglang==0.17.1 python -m ziglang cc \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,9 @@ class Answers:
 
 
 @contextmanager
-def load(url: str, asks: Callable[[], Ask], headers: Mapping[str, str], clients: int = 3) -> Iterator[Answers]:
+def load(
+    url: str, asks: Callable[[], Ask], headers: Mapping[str, str], clients: int = 3, trusting: ssl.SSLContext | None = None
+) -> Iterator[Answers]:
     """`clients` threads ask one thing after the other until the block ends; what was begun is then still answered.
 
     Each keeps its connection, as browsers do, and never asks a second time.
@@ -74,7 +77,7 @@ def load(url: str, asks: Callable[[], Ask], headers: Mapping[str, str], clients:
     answers, over = Answers(), threading.Event()
 
     def run() -> None:
-        with httpx.Client(base_url=url, headers=headers, timeout=20) as http:
+        with httpx.Client(base_url=url, headers=headers, timeout=20, verify=trusting or True) as http:
             while not over.wait(_PAUSE_S):
                 answers.all.append(_answer(http, asks()))
 
