@@ -454,6 +454,19 @@ async def test_a_pair_that_can_not_be_used_changes_nothing_and_is_told(
     assert shop.faults == []
 
 
+async def test_a_certificate_that_ends_while_it_is_in_use_is_told(shop: Shop) -> None:
+    shop.files.issue(lifetime=timedelta(seconds=2)).save(shop.files.certificate, shop.files.key)
+
+    async def told() -> bool:
+        await shop.follower.look()
+        return any("ended at" in fault for fault in shop.faults)
+
+    await until(told, 20, "its end is told")
+    shop.files.fill()
+    await shop.follower.look()
+    assert shop.faults == []
+
+
 @dataclass(frozen=True, slots=True)
 class _Unchecked(Origin):
     """Files that nobody looks into."""

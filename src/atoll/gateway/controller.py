@@ -343,8 +343,9 @@ def _start(environment: Environment, folders: Folders) -> Known:
     except (OSError, AtollError) as error:
         logger.warning("starting without %s (%s): waiting for the bus", folders.inputs, error)
         known = Known(_NOBODY)
+    # What was good once stays, whatever its files are now.
+    write_secrets(folders, [one for one in environment.origins if not Path(folders.file(one.kind)).exists()])
     if not Path(folders.bootstrap).exists():
-        write_secrets(folders, environment.origins)
         write_initial(environment.root, environment.listener, environment.admin, known)
     write_listener(folders, environment.listener)
     return known

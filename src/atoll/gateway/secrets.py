@@ -30,6 +30,7 @@ logger = logging.getLogger("atoll.gateway")
 
 _POLL_S = 0.003
 _CONFIRM_S = 5.0
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Secret:
 
     resource: Json = field(repr=False)
     shown: Mapping[str, Any]
+    ends: datetime = _NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Origin:
             return Secret(tls.authorities(self.kind, chain), {"file": str(self.files[0])})
         pair = Pair.read(self.files[0], self.files[1], now, self.where)
         shown = {"file": str(self.files[0]), "names": list(pair.names), "ends": pair.ends.isoformat(), "sha256": pair.digest}
-        return Secret(tls.certificate(self.kind, pair.chain.decode(), pair.key.decode()), shown)
+        return Secret(tls.certificate(self.kind, pair.chain.decode(), pair.key.decode()), shown, pair.ends)
 
 
 def write_secrets(folders: Folders, origins: Sequence[Origin]) -> None:
@@ -82,6 +84,7 @@ class Follower:
         self._admin = admin
         self._report = report
         self._shown: dict[str, Mapping[str, Any]] = {}
+        self._ends: dict[str, datetime] = {}
         self._faults: dict[str, str] = {}
 
     async def follow(self) -> None:
@@ -91,24 +94,32 @@ class Follower:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Once; what changed is in use when this returns, or reported."""
-        changed = [origin for origin, watch in self._watched if watch.changed()]
-        for origin in changed:
-            await self._take(origin)
-        if changed:
-            self._report(self._shown, list(self._faults.values()))
+        """Once; what changed is in use when this returns, or reported. What was wrong is tried again, for time passes."""
+        before = (dict(self._shown), dict(self._faults))
+        now = datetime.now(UTC)
+        for origin, watch in self._watched:
+            if watch.changed() or origin.kind in self._faults or now >= self._ends.get(origin.kind, _NEVER):
+                await self._take(origin, now)
+        if before != (self._shown, self._faults):
+            self._report(dict(self._shown), list(self._faults.values()))
 
-    async def _take(self, origin: Origin) -> None:
+    async def _take(self, origin: Origin, now: datetime) -> None:
         try:
-            secret = origin.read(datetime.now(UTC))
+            secret = origin.read(now)
             if await self._write(origin.kind, body([secret.resource])):
                 logger.info("%s: %s is in use", origin.kind, origin.files[0])
-        except SystemMistake as mistake:
-            self._faults[origin.kind] = f"{mistake.detail}; the last good one stays in use"
-            logger.warning("%s", self._faults[origin.kind])
+        except (SystemMistake, OSError) as error:
+            self._complain(origin.kind, f"{getattr(error, 'detail', error)}; the last good one stays in use")
             return
         self._shown[origin.kind] = secret.shown
+        self._ends[origin.kind] = secret.ends
         self._faults.pop(origin.kind, None)
+
+    def _complain(self, kind: str, fault: str) -> None:
+        """Once for each fault, however often it is met."""
+        if self._faults.get(kind) != fault:
+            logger.warning("%s", fault)
+        self._faults[kind] = fault
 
     async def _write(self, kind: str, content: bytes) -> bool:
         """Whether it is another than before. Raises SystemMistake when Envoy rejects it; the last good one is back then."""

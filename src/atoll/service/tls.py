@@ -29,6 +29,7 @@ class GatewayOnly:
         self._watch = Watch(files.all)
         self._watch.changed()
         self._newest = _context(files)
+        self._fault = ""
         self.context = _context(files)
         self.context.sni_callback = self._choose
 
@@ -36,16 +37,19 @@ class GatewayOnly:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if self._watch.changed():
+            if self._watch.changed() or self._fault:
                 self._take()
 
     def _take(self) -> None:
         try:
             self._newest = _context(self._files)
         except SystemMistake as mistake:
-            _log.warning("%s; the last good one stays in use", mistake.detail)
+            if mistake.detail != self._fault:
+                _log.warning("%s; the last good one stays in use", mistake.detail)
+            self._fault = mistake.detail
         else:
             _log.info("%s is in use", self._files.certificate)
+            self._fault = ""
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         connection.context = self._newest
