@@ -82,6 +82,7 @@ def bootstrap_of(resources: Resources) -> Json:
     """All of it in one document. Routes and filters take the place of the references to them."""
     named = {str(one["name"]): one for kind, some in resources.items() if kind not in ("lds", "cds") for one in some}
     return {
+        "node": bootstrap.NODE,
         "layered_runtime": bootstrap.runtime(),
         "static_resources": {
             "listeners": [_filled(_untyped(one), named) for one in resources["lds"]],

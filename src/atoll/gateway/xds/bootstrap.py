@@ -7,7 +7,10 @@ from atoll.gateway.xds import metrics, overload
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["document", "runtime"]
+__all__ = ["NODE", "document", "runtime"]
+
+# Nobody is asked by this name, but Envoy subscribes to no secret without one.
+NODE = {"id": "atoll", "cluster": "atoll"}
 
 # The admin port answers anybody on this machine: reading is all it does, and draining, which the host needs.
 _ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info", "/drain_listeners", "/reopen_logs")
@@ -19,7 +22,7 @@ _RUNTIME = {"envoy.reloadable_features.strict_chunk_parsing": True, "http.max_re
 
 def document(folders: Folders, admin: Endpoint, limits: Overload) -> Json:
     return {
-        "node": {"id": "atoll", "cluster": "atoll"},
+        "node": NODE,
         "admin": {
             "address": {"socket_address": {"address": admin.host, "port_value": admin.port}},
             "allow_paths": [{"prefix": path} for path in _ADMIN_PATHS],
