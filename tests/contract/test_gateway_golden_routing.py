@@ -35,7 +35,7 @@ def _filters(what: Known) -> list[dict[str, Any]]:
 
 
 def _http_filters(what: Known) -> list[dict[str, Any]]:
-    (manager,) = _rendered(what)["lds"][0]["filter_chains"][0]["filters"]
+    *_, manager = _rendered(what)["lds"][0]["filter_chains"][0]["filters"]
     return list(manager["typed_config"]["http_filters"])
 
 
