@@ -6,6 +6,7 @@
 
 local KEY = "^atoll_[%w-]+_[%w_-]+$"
 local LONGEST, GENERATION, REFUSED_S, TIMEOUT_MS = 256, 4096, 5, 2000
+local MARGIN_S = 2 -- as long as the answer may have been on its way, so that no token is sent on that a service finds expired
 local GRANT = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type=urn:atoll:api-key&subject_token="
 local younger, older, count = {}, {}, 0
 
@@ -33,6 +34,7 @@ local function exchanged(handle, key)
   local token = status == "200" and body and body:match('"access_token":"([^"]+)"')
   local left = token and tonumber(body:match('"expires_in":(%d+)'))
   if left then
+    left = math.max(1, left - MARGIN_S)
     return { token = token, ends = os.time() + left, renew = os.time() + math.floor(left * 4 / 5) }
   end
   return nil -- auth can't be reached, or can't answer now
