@@ -53,7 +53,7 @@ def test_auths_mistakes_are_problems_like_any_others(gateway: httpx.Client) -> N
     assert faulty.status_code == 422
     assert {fault["field"] for fault in faulty.json()["errors"]} == {"username", "password", "admin"}
     assert gateway.get("/auth/token").status_code == 405
-    assert gateway.get("/auth/token").headers["allow"] == "POST"
+    assert gateway.get("/auth/token").headers["allow"] == "POST, OPTIONS"
 
 
 def test_nobody_tries_passwords_or_registers_without_end(gateway: httpx.Client) -> None:
