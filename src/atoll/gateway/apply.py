@@ -26,7 +26,7 @@ __all__ = ["Applier", "steps"]
 logger = logging.getLogger("atoll.gateway")
 
 _POLL_S = 0.003
-_CONFIRM_S = 5.0
+_CONFIRM_S = 30.0
 
 Files = Mapping[str, bytes]
 

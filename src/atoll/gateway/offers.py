@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -38,11 +38,13 @@ class Offer:
 
 def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
     """Every operation that gets a route, most specific path first."""
+    services = routed(known.system)
+    owners = {entry.prefix: name for name, entry in services.items()}
     found = [
         offer
-        for name, entry in routed(known.system).items()
+        for name, entry in services.items()
         for offer in _offers_of(name, _contracts(known, name, entry, faults))
-        if _allowed(offer, known.system, faults)
+        if _allowed(offer, entry.prefix, owners, faults)
     ]
     return tuple(sorted(found, key=lambda offer: (offer.path.precedence, order(offer.operation.method))))
 
@@ -58,7 +60,8 @@ def routed(system: SystemEntry) -> dict[str, ServiceEntry]:
 
 def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) -> list[Contract]:
     """The contracts that count, newest last. Running replicas may have one that the system no longer lists: older still."""
-    running = sorted({one.digest for one in known.present if one.service == name} - {"", *entry.digests})
+    present = known.present_by_service.get(name, ())
+    running = sorted({one.digest for one in present} - {"", *entry.digests})
     found = []
     for digest in (*running, *reversed(entry.digests)):
         contract = known.contracts.get(f"{name}.{digest}")
@@ -79,25 +82,27 @@ def _offers_of(name: str, contracts: list[Contract]) -> Iterator[Offer]:
     yield from newest.values()
 
 
-def _allowed(offer: Offer, system: SystemEntry, faults: list[str]) -> bool:
-    services = routed(system)
-    prefix = services[offer.service].prefix
+def _allowed(offer: Offer, prefix: str, owners: Mapping[str, str], faults: list[str]) -> bool:
+    """Whether its service, which has `prefix`, may have its path; `owners` has all services by prefix."""
     what = f"{offer.name}: {offer.operation.method} {offer.path}"
     if any(offer.path.under(own) for own in GATEWAY_PATHS):
         faults.append(f"{what} has no route: the path is the gateway's own or a health check's")
     elif not offer.path.under(prefix):
         faults.append(f"{what} has no route: its paths must be under {prefix}")
-    elif owner := _longer_owner(offer.path, prefix, services):
+    elif owner := _longer_owner(offer.path, prefix, owners):
         faults.append(f"{what} has no route: the path belongs to {owner}")
     else:
         return True
     return False
 
 
-def _longer_owner(path: Path, prefix: str, services: dict[str, ServiceEntry]) -> str | None:
-    for name, entry in services.items():
-        if len(entry.prefix) > len(prefix) and path.under(entry.prefix):
-            return name
+def _longer_owner(path: Path, prefix: str, owners: Mapping[str, str]) -> str | None:
+    """Whoever has the longest prefix that begins the path, if that is longer than `prefix`."""
+    begin = path.template
+    while len(begin) > len(prefix):
+        if begin in owners:
+            return owners[begin]
+        begin = begin.rpartition("/")[0]
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 __all__ = ["Path", "parameters"]
@@ -31,16 +32,12 @@ class Path:
     @property
     def literal(self) -> str | None:
         """The path itself when there is no parameter in it, as it stands in a request line."""
-        return None if "{" in self.template else quote(self.template, safe=_UNESCAPED)
+        return _literal(self.template)
 
     @property
     def regex(self) -> str:
         """RE2, for the whole path without its query."""
-        pieces, end = [], 0
-        for found in _PARAMETER.finditer(self.template):
-            pieces += [_escape(self.template[end : found.start()]), ".*" if _is_rest(found[1]) else "[^/]+"]
-            end = found.end()
-        return "".join([*pieces, _escape(self.template[end:])])
+        return _regex(self.template)
 
     @property
     def precedence(self) -> tuple[tuple[int, str], ...]:
@@ -54,6 +51,10 @@ class Path:
     def matches(self, path: str) -> bool:
         """Whether a request for `path`, without its query, is one for this template."""
         return path == self.literal if self.literal is not None else re.fullmatch(self.regex, path) is not None
+
+    def is_open(self, depth: int) -> bool:
+        """Whether one of the first `depth` segments has a parameter."""
+        return any("{" in segment for segment in self.template.split("/", depth + 1)[1 : depth + 1])
 
     def reaches_into(self, prefix: str) -> bool:
         """Whether it matches paths below `prefix` although it is not written below it: `/{page}` and `/orders`."""
@@ -76,6 +77,21 @@ class Path:
 def parameters(template: str) -> list[str]:
     """The names of a template's parameters, in order, as OpenAPI has them."""
     return [name.removeprefix("+").removesuffix(":path") for name in _PARAMETER.findall(template)]
+
+
+# Asked for several times for every path, and again at every change.
+@lru_cache(maxsize=65_536)
+def _literal(template: str) -> str | None:
+    return None if "{" in template else quote(template, safe=_UNESCAPED)
+
+
+@lru_cache(maxsize=65_536)
+def _regex(template: str) -> str:
+    pieces, end = [], 0
+    for found in _PARAMETER.finditer(template):
+        pieces += [_escape(template[end : found.start()]), ".*" if _is_rest(found[1]) else "[^/]+"]
+        end = found.end()
+    return "".join([*pieces, _escape(template[end:])])
 
 
 def _is_rest(parameter: str) -> bool:

@@ -290,12 +290,16 @@ def _with_borders(table: tuple[Entry, ...], system: SystemEntry) -> tuple[Entry,
 
     The order of paths already puts what is written below a prefix before every pattern that reaches into it.
     """
-    found = list(table)
-    for prefix in sorted({entry.prefix for entry in routed(system).values()} - {"/"}):
-        reaching = (at for at, one in enumerate(found) if not isinstance(one, Border) and one.path.reaches_into(prefix))
+    prefixes = sorted({entry.prefix for entry in routed(system).values()} - {"/"})
+    depth = max((prefix.count("/") for prefix in prefixes), default=0)
+    # Few of many: nothing else can reach into a prefix that it is not written below.
+    patterns = [(at, one.path) for at, one in enumerate(table) if not isinstance(one, Border) and one.path.is_open(depth)]
+    borders: dict[int, list[Entry]] = {}
+    for prefix in prefixes:
+        reaching = (at for at, path in patterns if path.reaches_into(prefix))
         if (at := next(reaching, None)) is not None:
-            found.insert(at, Border(prefix))
-    return tuple(found)
+            borders.setdefault(at, []).append(Border(prefix))
+    return tuple(one for at, entry in enumerate(table) for one in (*borders.get(at, ()), entry))
 
 
 def _explicit_head(routes: list[Route]) -> list[Route]:
