@@ -123,6 +123,10 @@ def test_a_replica_that_cant_be_reached_is_told_from_one_that_is_not_there(rig: 
     assert logged(rig, "GET", "/down")["why"] in ("the connection to the replica failed", "no healthy replica")
 
 
+def test_a_host_header_that_names_nobody_is_told(rig: Rig) -> None:
+    assert logged(rig, "GET", "/orders/open", host="one,two")["why"] == "the Host header is not one host"
+
+
 def test_a_line_names_the_clients_trace(rig: Rig) -> None:
     trace_id = secrets.token_hex(16)
 

@@ -85,6 +85,7 @@ async def test_who_is_one_too_many_for_a_service_is_told_at_once_and_everybody_e
         assert (await shop.get("/orders")).status_code == 200
         line = await shop.rig.logged(refused[0].headers["x-request-id"])
         assert (line["flags"], line["attempts"]) == ("UO", 1)
+        assert line["why"] == "the service has as many requests in hand as it takes"
         assert await shop.stat("cluster.orders.upstream_rq_retry") == 0
 
 

@@ -244,13 +244,15 @@ def _replicas(gateway: Gateway, name: str, health: Health | None) -> Iterator[St
     """Which one is picked is decided by their load at that moment: the one with fewer requests in flight of two."""
     cluster = next(one for one in gateway.clusters if one.name == name)
     said = {str(one): "not asked" if health is None else health.get((name, str(one)), "unknown") for one in cluster.endpoints}
-    facts = {"cluster": name, "replicas": [{"address": address, "health": state} for address, state in said.items()]}
+    replicas = [{"address": address, "health": state} for address, state in said.items()]
+    facts = {"cluster": name, "concurrency": cluster.concurrency, "replicas": replicas}
+    most = f", {cluster.concurrency} requests at a time" if cluster.concurrency else ""
     shown = ", ".join(f"{address} {state}" for address, state in said.items())
     if not said:
         raise _Ended(503, Step("replicas", False, f"{name} has none: nobody announced one", facts))
     if health is not None and "healthy" not in said.values():
         raise _Ended(503, Step("replicas", False, f"{name} has no healthy one: {shown}", facts))
-    yield Step("replicas", True, f"{name}: {shown}", facts)
+    yield Step("replicas", True, f"{name}: {shown}{most}", facts)
 
 
 # for people

@@ -23,6 +23,10 @@ _KEY = (
     "response.code == 503 ? 'auth did not answer, and the API key has no token yet'"
     " : response.code == 400 ? 'an API key and a token at once' : 'the API key is not known'"
 )
+_OWN_ANSWER = (
+    "response.code == 405 ? 'this path takes other methods'"
+    " : response.code == 400 ? 'the Host header is not one host' : 'no operation has this path'"
+)
 _FLOOD = "'more requests than one address may make'"
 
 # What Envoy's details begin with, and what it means, as CEL: the first that fits counts. Details of the list at
@@ -36,11 +40,13 @@ REASONS = (
     (f"rbac_access_denied_matched_policy[{revocations.POLICY}]", "'the session of the token was ended'"),
     ("rbac_", f"'the token lacks the scope ' + {_SCOPE}"),
     ("route_not_found", "'no operation has this path'"),
-    ("direct_response", "response.code == 405 ? 'this path takes other methods' : 'no operation has this path'"),
+    ("direct_response", _OWN_ANSWER),
     ("no_healthy_upstream", "'no healthy replica'"),
     ("cluster_not_found", "'no healthy replica'"),
     ("response_timeout", "'the replica did not answer in time'"),
     ("upstream_per_try_timeout", "'the replica did not answer in time'"),
+    ("upstream_reset_before_response_started{overflow", "'the service has as many requests in hand as it takes'"),
+    ("overload", "'the gateway is short of memory or CPU'"),
     ("upstream_reset_before_response_started", "'the connection to the replica failed'"),
     ("upstream_reset_after_response_started", "'the replica broke its answer off'"),
     ("stream_idle_timeout", "'the request or its answer stood still'"),
