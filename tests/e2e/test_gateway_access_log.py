@@ -127,6 +127,17 @@ def test_a_host_header_that_names_nobody_is_told(rig: Rig) -> None:
     assert logged(rig, "GET", "/orders/open", host="one,two")["why"] == "the Host header is not one host"
 
 
+def test_a_client_that_goes_away_before_its_answer_has_one_line_that_says_so(rig: Rig) -> None:
+    trace_id = secrets.token_hex(16)
+    with socket.create_connection(("127.0.0.1", rig.listener.port), timeout=20) as raw:
+        traceparent = f"traceparent: 00-{trace_id}-{'1' * 16}-00"
+        raw.sendall(f"GET /orders/open?delay_s=8 HTTP/1.1\r\nHost: shop\r\n{traceparent}\r\n\r\n".encode())
+
+    found = line(rig, "trace_id", trace_id)
+
+    assert (found["status"], found["why"], found["operation"]) == (0, "the client went away", "orders.open")
+
+
 def test_a_line_names_the_clients_trace(rig: Rig) -> None:
     trace_id = secrets.token_hex(16)
 

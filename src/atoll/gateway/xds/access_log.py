@@ -5,7 +5,7 @@ from __future__ import annotations
 from atoll.gateway.xds import revocations
 from atoll.gateway.xds.typed import Json, typed_extension
 
-__all__ = ["FIELDS", "REASONS", "logger"]
+__all__ = ["FIELDS", "REASONS", "loggers"]
 
 _PARENT = "request.headers['traceparent']"
 # A traceparent, as far as services would go on with it. (Envoy takes no regular expression that counts to 32.)
@@ -82,21 +82,40 @@ FIELDS = {
 }
 
 
-def logger(path: str, *, traced: bool) -> Json:
-    """`traced`: there is a tracer, which knows the trace of every request."""
-    trace_id = {"trace_id": "%TRACE_ID%"} if traced else {}
-    return typed_extension(
+def loggers(path: str, *, traced: bool) -> list[Json]:
+    """One line a request, from one of two loggers of one file: finding words for a failure costs 10 µs, and most go well.
+
+    `traced`: there is a tracer, which knows the trace of every request.
+    """
+    fields = {**FIELDS, **({"trace_id": "%TRACE_ID%"} if traced else {})}
+    return [
+        _logger(path, {**fields, "why": ""}, {"and_filter": {"filters": [_status("LE", 399), _status("NE", 0)]}}),
+        # 0 is no answer at all: the client went away.
+        _logger(
+            path, {**fields, "why": f"%CEL({_why()})%"}, {"or_filter": {"filters": [_status("GE", 400), _status("EQ", 0)]}}
+        ),
+    ]
+
+
+def _logger(path: str, fields: Json, which: Json) -> Json:
+    file = typed_extension(
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         path=path,
-        log_format={"json_format": {**FIELDS, **trace_id, "why": f"%CEL({_why()})%"}, "formatters": [_cel()]},
+        log_format={"json_format": fields, "formatters": [_cel()]},
     )
+    return {**file, "filter": which}
+
+
+def _status(comparison: str, code: int) -> Json:
+    value = {"default_value": code, "runtime_key": f"atoll.access_log.{comparison}"}
+    return {"status_code_filter": {"comparison": {"op": comparison, "value": value}}}
 
 
 def _why() -> str:
-    """In a person's words; empty when all went well, Envoy's own words when nothing better is known."""
+    """In a person's words; Envoy's own words when nothing better is known."""
     fits = [f"response.code_details.startsWith('{details}') ? ({reason}) : " for details, reason in REASONS]
-    return f"response.code < 400 ? '' : {''.join(fits)}response.code_details"
+    return f"{''.join(fits)}response.code_details"
 
 
 def _cel() -> Json:

@@ -111,7 +111,7 @@ def _manager(gateway: Gateway, folders: Folders, **own: object) -> Json:
         **own,
         early_header_mutation_extensions=[early_headers.extension(tracing.early_headers(gateway.tracing))],
         local_reply_config=local_reply.configuration(),
-        access_log=[access_log.logger(folders.access_log, traced=gateway.tracing is not None), metrics.logger()],
+        access_log=[*access_log.loggers(folders.access_log, traced=gateway.tracing is not None), metrics.logger()],
         **tracing.configuration(gateway.tracing),
         **_addresses(),
         **_paths(),
