@@ -8,7 +8,7 @@ routes, rates, keys or replicas keeps every client where it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atoll.gateway.ir import Limits, Route
@@ -28,17 +28,22 @@ _BY = {_ADDRESS: "atoll.rate_limit.by_address", _SUBJECT: "atoll.rate_limit.by_s
 # of apart: Envoy names the size of the bucket that was emptier.
 _SIZE = {_OPERATION: 1_000_000_000, _CLIENT: 999_999_999, _FLOOD: 1_000_000_000}
 _ON = typed("envoy.config.route.v3.FilterConfig", config={})
-# Buckets kept, each for one client of one operation; the one that was not used for longest is forgotten first. 0.5 KB each.
-_BUCKETS = 100_000
-# Somebody who has an IPv6 address has a whole /64 of them.
-_BY_ADDRESS: Json = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
-_BY_SUBJECT: Json = {
-    "metadata": {
-        "descriptor_key": _SUBJECT,
-        "metadata_key": {"key": jwt.NAME, "path": [{"key": jwt.METADATA_KEY}, {"key": "sub"}]},
-        # A token that names nobody shares a bucket with all that do so.
-        "default_value": "-",
-    }
+# Buckets kept of each kind and window, each for one client (of one operation): 1.2 KB each, measured. Beyond them the one that
+# was not used for longest is forgotten.
+_BUCKETS = 20_000
+
+
+def _claim(name: str) -> Json:
+    """A token without it shares a bucket with all that lack it."""
+    path = [{"key": jwt.METADATA_KEY}, {"key": name}]
+    return {"metadata": {"descriptor_key": name, "metadata_key": {"key": jwt.NAME, "path": path}, "default_value": "-"}}
+
+
+# What a client is told by: names of Envoy's own for an address, of which somebody with IPv6 has a whole /64; and a subject with
+# its issuer, since another issuer's subjects may be called like ours.
+_CLIENT_IS: Mapping[str, Mapping[str, Json]] = {
+    _ADDRESS: {"masked_remote_address": {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}},
+    _SUBJECT: {"iss": _claim("iss"), "sub": _claim("sub")},
 }
 
 
@@ -53,12 +58,12 @@ class Bucket:
 
 def by_address() -> Json:
     """Before the token is looked at: what is asked without one, and floods of whatever kind."""
-    return _filter(_BY[_ADDRESS], _ADDRESS, (_OPERATION, _CLIENT, _FLOOD), _BY_ADDRESS)
+    return _filter(_ADDRESS, (_OPERATION, _CLIENT, _FLOOD))
 
 
 def by_subject() -> Json:
     """What is asked with a token, whatever address it comes from."""
-    return _filter(_BY[_SUBJECT], _SUBJECT, (_OPERATION, _CLIENT), _BY_SUBJECT)
+    return _filter(_SUBJECT, (_OPERATION, _CLIENT))
 
 
 def metadata(route: Route | None, limits: Limits) -> Json:
@@ -98,16 +103,16 @@ def _window(window_s: int) -> str:
     return f"{window_s}s"
 
 
-def _filter(name: str, who: str, kinds: Sequence[str], client: Json) -> Json:
+def _filter(who: str, kinds: Sequence[str]) -> Json:
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     configured = typed_extension(
-        name,
+        _BY[who],
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
-        stat_prefix=name.replace(".", "_"),
+        stat_prefix=_BY[who].replace(".", "_"),
         filter_enabled=always,
         filter_enforced=always,
-        rate_limits=[_chosen(who, kind, client) for kind in kinds],
-        descriptors=[_bucket(kind, window_s, client) for kind in kinds for window_s in WINDOWS_S.values()],
+        rate_limits=[_chosen(who, kind) for kind in kinds],
+        descriptors=[_bucket(who, kind, window_s) for kind in kinds for window_s in WINDOWS_S.values()],
         max_dynamic_descriptors=_BUCKETS,
         # For requests that no bucket is for. Envoy wants one: so large that it is never empty.
         token_bucket={"max_tokens": 4_000_000_000, "tokens_per_fill": 4_000_000_000, "fill_interval": "1s"},
@@ -120,13 +125,13 @@ def _filter(name: str, who: str, kinds: Sequence[str], client: Json) -> Json:
     return {**configured, "disabled": True}
 
 
-def _chosen(who: str, kind: str, client: Json) -> Json:
+def _chosen(who: str, kind: str) -> Json:
     """Which bucket and how much of it, as the route says; none when the route says nothing."""
     actions = [_of_route(who, kind, "window")]
     if kind == _OPERATION:
         actions.append(_of_route(who, kind, "name"))
     return {
-        "actions": [*actions, client],
+        "actions": [*actions, *_CLIENT_IS[who].values()],
         "hits_addend": {"format": f"%METADATA(ROUTE:{NAMESPACE}:{who}:{kind}:cost)%"},
         # A flood is not told how much more it may send.
         "x_ratelimit_option": "OFF" if kind == _FLOOD else "DRAFT_VERSION_03",
@@ -144,12 +149,12 @@ def _of_route(who: str, kind: str, what: str) -> Json:
     }
 
 
-def _bucket(kind: str, window_s: int, client: Json) -> Json:
+def _bucket(who: str, kind: str, window_s: int) -> Json:
     """Entries without a value: one bucket for every operation and client."""
     entries = [{"key": f"{kind}.window", "value": _window(window_s)}]
     if kind == _OPERATION:
         entries.append({"key": f"{kind}.name"})
-    entries.append({"key": _SUBJECT if "metadata" in client else "masked_remote_address"})
+    entries += [{"key": key} for key in _CLIENT_IS[who]]
     size = _SIZE[kind]
     bucket = {"max_tokens": size, "tokens_per_fill": size, "fill_interval": _window(window_s)}
     return {"entries": entries, "token_bucket": bucket}
