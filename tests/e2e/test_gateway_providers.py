@@ -32,6 +32,7 @@ ORDERS = contract(
             "post": {"security": [{"token": ["orders:write"]}]},
             "delete": {"security": [{"token": ["auth:admin"]}]},
             "put": {"security": [{"token": []}]},
+            "patch": {"security": [{"token": []}], "x-atoll-rate-limit": "2/h"},
         }
     },
 )
@@ -68,6 +69,14 @@ async def test_a_token_of_every_algorithm_is_taken_for_what_its_words_are_worth(
     assert (await world.ask(CORP.token(alg, ["writer", "x"]), "POST")).status_code == 200
     assert (await world.ask(CORP.token(alg, []), "PUT")).status_code == 200
     assert (await world.ask(OWN.token())).status_code == 200
+
+
+async def test_another_issuers_ada_uses_up_nothing_of_ours(world: World) -> None:
+    await world.trust(CORP.provider())
+    foreign = [(await world.ask(CORP.token(), "PATCH")).status_code for _ in range(3)]
+    own = [(await world.ask(OWN.token("ada"), "PATCH")).status_code for _ in range(3)]
+
+    assert foreign == own == [200, 200, 429]
 
 
 @pytest.mark.parametrize("alg", ALGORITHMS)

@@ -43,6 +43,7 @@ ORDERS = contract(
     {
         "/orders": {"get": {"operationId": "mine", "security": [{"token": []}]}},
         "/orders/search": {"get": {"operationId": "search", "security": []}, "post": {"operationId": "find", "security": []}},
+        "/orders/rare": {"get": {"operationId": "rare", "security": [], "x-atoll-rate-limit": "2/h"}},
     },
 )
 HSTS_S = 31_536_000
@@ -380,6 +381,23 @@ async def test_a_new_certificate_is_shown_and_open_connections_go_on(shop: Shop)
     assert shop.shown["server_certificate"]["sha256"] == new.digest
     assert shop.shown["server_certificate"]["names"] == ["localhost", "127.0.0.1"]
     assert shop.faults == []
+
+
+async def test_a_new_certificate_gives_nobody_a_full_bucket(shop: Shop) -> None:
+    def statuses(count: int) -> list[int]:
+        """Over connections of their own, so that each meets the listener as it is now."""
+        found = []
+        for _ in range(count):
+            with shop.client() as http:
+                found.append(http.get("/orders/rare").status_code)
+        return found
+
+    assert statuses(3) == [200, 200, 429]
+    new = shop.files.fill()
+    await shop.follower.look()
+    await shop.until_served(new)
+
+    assert statuses(1) == [429]
 
 
 async def test_ten_certificates_under_load_fail_no_request(shop: Shop) -> None:
