@@ -153,11 +153,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, what: Known, mint: Mint | None = None) -> AsyncIterator[Rig]:
-    """A gateway that is ready."""
+async def gateway(folder: Path, what: Known, mint: Mint | None = None, comparer: Endpoint | None = None) -> AsyncIterator[Rig]:
+    """A gateway that is ready. `comparer` is where mirrors' answers are compared."""
     if mint:
         what = replace(what, keys=mint.key_set)
-    rig = Rig(folder, Listener("127.0.0.1", free_port()), Endpoint("127.0.0.1", free_port()), what)
+    rig = Rig(folder, Listener("127.0.0.1", free_port(), comparer=comparer), Endpoint("127.0.0.1", free_port()), what)
     rig.start()
     try:
         await rig.wait_ready()

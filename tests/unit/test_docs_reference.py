@@ -17,6 +17,7 @@ from atoll.database.sqlite_writer import HOLD_S
 from atoll.delivery.handling import Patience
 from atoll.gateway import controller
 from atoll.gateway.ir import Listener
+from atoll.gateway.mirror import server
 from atoll.gateway.xds import local_reply
 from atoll.host import logs
 from atoll.mongodb import WriteConflict
@@ -80,6 +81,7 @@ def test_the_manifests_page_shows_the_defaults() -> None:
         "access_token_lifetime_s": manifest.AuthSpec().access_token_lifetime_s,
         "replicas": default(manifest.ServiceSpec, "replicas"),
         "sampling": default(manifest.TelemetrySpec, "sampling"),
+        "mirrors.NAME.share": default(manifest.MirrorSpec, "share"),
     }
     assert {name: shown[name] for name in defaults} == {name: str(value) for name, value in defaults.items()}
 
@@ -134,6 +136,12 @@ def test_the_page_has_the_variables_of_the_gateways_controller() -> None:
     needed = {"ATOLL_BUS_URL", "ATOLL_GATEWAY_DIR", "ATOLL_GATEWAY_PORT", "ATOLL_ENVOY_ADMIN"}
     assert required("## The gateway's controller") == needed
     controller.Environment.read({name: value for name, value in asked.items() if name in needed})
+
+
+def test_the_page_has_the_variables_of_the_comparing_process() -> None:
+    asked = Asked(dict.fromkeys(variables("## The comparing process"), "1:1"))
+    server.Environment.read(asked)
+    assert variables("## The comparing process") == required("## The comparing process") == asked.names
 
 
 def test_the_page_has_every_variable_that_the_code_names() -> None:

@@ -139,6 +139,29 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ),
         ('format = 1\nname = "s"\n[gateway]\npublic_url = "http://a"\n[gateway.tls]\n', 4, "begins with http://", "https://"),
         ('format = 1\nname = "s"\n[services.a]\nkind = "simulator"\nconcurrency = 1\n', 5, "is a simulator", ""),
+        *(
+            (f'format = 1\nname = "s"\n[services.a]\n[services.b]\n[services.c]\n[gateway]\nfallback = "c"\n{table}', *rest)
+            for table, *rest in [
+                ("[gateway.mirrors.m]\n", 8, "does not say whose answers clients get", 'from = "NAME"'),
+                ('[gateway.mirrors.m]\nfrom = "a"\n', 8, "does not say which service is asked", 'to = "NAME"'),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "x"\n', 10, "no service 'x' to mirror", "services here: a, b, c"),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "a"\n', 10, "clients get answers of a", "a service of its own"),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "c"\n', 10, "clients get answers of c", "a service of its own"),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "b"\nshare = 5\n', 11, "a number from 0 to 1, not 5", ""),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "b"\npaths = ["x"]\n', 11, 'a list of paths, like ["/reviews"]', ""),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "b"\npaths = ["/c/x"]\n', 11, "by a but by c", "name paths of a"),
+                ('[gateway.mirrors.m]\nfrom = "c"\nto = "b"\npaths = ["/a"]\n', 11, "by c but by a", "name paths of c"),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "b"\nunsafe = ["GET /a"]\n', 11, "a list of operations", ""),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "b"\nunsafe = ["PUT /x"]\n', 11, "/x is not answered by a", ""),
+                ('[gateway.mirrors.m]\nfrom = "a"\nto = "b"\nignore = ["date"]\n', 11, "a list of rules", ""),
+                (
+                    '[gateway.mirrors.m]\nfrom = "a"\nto = "b"\n[gateway.mirrors.n]\nfrom = "a"\nto = "b"\npaths = ["/a/x"]\n',
+                    11,
+                    "m and n are both of a and share paths",
+                    "`paths` of its own",
+                ),
+            ]
+        ),
         ('format = 1\nname = "s"\n[bus]\nsync_always = 1\n', 4, "`sync_always` must be true or false, not 1", ""),
         ('format = 1\nname = "s"\n[services]\na = 1\n', 4, "must be a table", "[services.a]"),
         ('format = 1\nname = "s"\n[services.a]\n\nreplica = 2\n', 5, "unknown key `replica` in [services.a]", "replicas"),

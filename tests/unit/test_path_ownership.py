@@ -84,3 +84,16 @@ def test_two_methods_on_one_path_are_two_operations(system: System) -> None:
     both = contract("orders", {"/orders/{id}": GET, "/orders/{order_id}": {"put": {"operationId": "other"}}})
 
     check(system, {"orders": both})
+
+
+def test_whom_a_mirror_asks_may_have_the_prefix_and_the_paths_of_whom_clients_ask() -> None:
+    mirrored = (
+        f'{MANIFEST}[services.orders_next]\nprefix = "/orders"\n[gateway.mirrors.next]\nfrom = "orders"\nto = "orders_next"\n'
+    )
+    system = parse(mirrored, Path("atoll.toml"))
+    paths = {"/orders/{id}": GET, "/orders/history/{year}": GET}
+
+    check(system, {"orders_next": contract("orders_next", paths), "orders": contract("orders", {"/orders/{id}": GET})})
+
+    with pytest.raises(SystemMistake, match="outside its prefix /orders"):
+        check(system, {"orders_next": contract("orders_next", {"/elsewhere": GET})})

@@ -33,6 +33,7 @@ COMMANDS = {
     "env": ("env", "The environment a replica of a service is started with."),
     "explain": ("explain", "What happens to a request and why, or what became of one and of its events."),
     "dead-letters": ("dead_letters", "Events that could not be handled: list, show, retry, discard."),
+    "mirror": ("mirror", "How a second service's answers differ from those that clients get."),
     "gateway": ("gateway", "What the gateway does now: routes, tokens, limits, replicas."),
     "doctor": ("doctor", "What this machine has and misses for running a system."),
 }

@@ -68,8 +68,9 @@ class Environment:
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Environment:
         """From ATOLL_BUS_URL, ATOLL_GATEWAY_DIR, ATOLL_GATEWAY_PORT, ATOLL_ENVOY_ADMIN (host:port) and, optionally,
-        ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port) and what docs/reference/environment.md says of
-        TLS. Raises SystemMistake that names what is missing or wrong.
+        ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port), ATOLL_MIRROR_ADDRESS (host:port of the process
+        that compares answers) and what docs/reference/environment.md says of TLS. Raises SystemMistake that names what is
+        missing or wrong.
         """
         try:
             return cls(
@@ -83,12 +84,16 @@ class Environment:
         except KeyError as missing:
             raise SystemMistake(f"{missing.args[0]} is not set", hint="`atoll up` sets it") from None
         except ValueError as error:
-            raise SystemMistake(f"a port of the gateway's environment, or ATOLL_ENVOY_ADMIN: {error}") from None
+            raise SystemMistake(
+                f"a port of the gateway's environment, ATOLL_ENVOY_ADMIN or ATOLL_MIRROR_ADDRESS: {error}"
+            ) from None
 
 
 def _listener(env: Mapping[str, str]) -> Listener:
     host, port = env.get("ATOLL_GATEWAY_HOST", "127.0.0.1"), int(env["ATOLL_GATEWAY_PORT"])
-    return Listener(host, port, tls=_tls(env), upstream=_upstream(env))
+    comparer = env.get("ATOLL_MIRROR_ADDRESS")
+    at = Endpoint.parse(comparer) if comparer else None
+    return Listener(host, port, tls=_tls(env), upstream=_upstream(env), comparer=at)
 
 
 def _upstream(env: Mapping[str, str]) -> Upstream:

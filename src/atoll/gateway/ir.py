@@ -27,9 +27,11 @@ __all__ = [
     "Listener",
     "MethodList",
     "MethodRefusal",
+    "Mirror",
     "Overload",
     "RetryBudget",
     "Route",
+    "Sample",
     "Tls",
     "TokenRule",
     "Tracing",
@@ -102,6 +104,31 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Clients get the answers of `primary`; `second`, whom no client reaches, is asked the same, and `atoll mirror` shows how
+    its answers differ. What `ignore` names is not compared.
+    """
+
+    name: str
+    primary: str
+    second: str
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """This `share` of a route's requests goes to a mirror too. Of these `methods`, and with `prefixes` or `templates` only
+    where one of them matches the path.
+    """
+
+    mirror: str
+    share: float
+    methods: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+    templates: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent, and
     is after `try_timeout_s` without an answer. With `header`, only requests that carry it take this route.
@@ -110,6 +137,7 @@ class Route:
     `body_limit_bytes`; `whole_body`: it is sent on when all of it is here.
 
     `websocket`: it may be upgraded to one, and its token may stand among the protocols too, because a page can set no header.
+    A `sample` of what it answers is compared with a mirror's answers.
     """
 
     name: str
@@ -127,6 +155,7 @@ class Route:
     whole_body: bool = False
     websocket: bool = False
     canary: Canary | None = None
+    sample: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +256,7 @@ class Listener:
     """What the gateway is started with: where clients arrive, and how replicas may be reached.
 
     `body_limit_bytes` is what a request may carry that is for no operation, or for a mounted application. `tls` None is
-    plain HTTP.
+    plain HTTP. `comparer` is the process beside the gateway that compares what mirrors answer.
     """
 
     host: str
@@ -236,6 +265,7 @@ class Listener:
     tls: Tls | None = None
     upstream: Upstream = ON_ONE_MACHINE
     max_header_size_kib: int = 16
+    comparer: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +301,7 @@ class Gateway:
     that never reach the `fallback`, the cluster of every other path; `ended_sessions` are those whose tokens are refused though
     they have not expired; `providers` are issuers beside our own; `faults` says what was left out of the input and why;
     `public_url` is what clients type.
+    A `fallback_sample` of what the fallback answers is compared with mirrors' answers.
     """
 
     listener: Listener
@@ -285,6 +316,8 @@ class Gateway:
     owned: tuple[str, ...] = ()
     ended_sessions: tuple[str, ...] = ()
     fallback: str | None = None
+    fallback_sample: tuple[Sample, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
     tracing: Tracing | None = None
     compression: bool = False
     cors: Cors | None = None

@@ -22,7 +22,7 @@ from atoll.tokens.keys import KeySet
 from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import Revocations
 
-__all__ = ["GATEWAY", "STALE_S", "Known", "Replica", "ServiceEntry", "SystemEntry"]
+__all__ = ["GATEWAY", "STALE_S", "Known", "MirrorEntry", "Replica", "ServiceEntry", "SystemEntry"]
 
 # A replica whose last heartbeat is this much older than the newest one of all has gone without a word.
 STALE_S = 30.0
@@ -40,6 +40,17 @@ class ServiceEntry(msgspec.Struct, frozen=True):
     digests: tuple[str, ...] = ()
     concurrency: int | None = None
     canary_percent: int = 0
+
+
+class MirrorEntry(msgspec.Struct, frozen=True):
+    """One mirror in the document `system`: as `[gateway.mirrors.NAME]` has it."""
+
+    primary: str
+    second: str
+    paths: tuple[str, ...] = ()
+    share: float = 0.0
+    unsafe: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
 
 class SystemEntry(msgspec.Struct, frozen=True):
@@ -65,6 +76,7 @@ class SystemEntry(msgspec.Struct, frozen=True):
     max_header_size_kib: int | None = None
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
+    mirrors: dict[str, MirrorEntry] = {}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from atoll.gateway.paths import Path
 from atoll.system.contract import Contract, Operation
 from atoll.system.manifest import GATEWAY_PATHS
 
-__all__ = ["Offer", "offers", "order", "routed"]
+__all__ = ["Offer", "deployed", "offers", "order", "routed"]
 
 _KINDS = ("service", "client")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -50,7 +50,13 @@ def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
 
 
 def routed(system: SystemEntry) -> dict[str, ServiceEntry]:
-    """The services that have routes, by name, each with the prefix that it really has."""
+    """The services that have routes, by name, each with the prefix that it really has. Whom a mirror asks has none."""
+    seconds = {mirror.second for mirror in system.mirrors.values()}
+    return {name: entry for name, entry in deployed(system).items() if name not in seconds}
+
+
+def deployed(system: SystemEntry) -> dict[str, ServiceEntry]:
+    """The services that have replicas, likewise."""
     return {
         name: replace(entry, prefix=entry.prefix or f"/{name}")
         for name, entry in sorted(system.services.items())

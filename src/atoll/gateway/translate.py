@@ -35,7 +35,8 @@ from atoll.gateway.ir import (
     Upstream,
 )
 from atoll.gateway.known import GATEWAY, Known, SystemEntry
-from atoll.gateway.offers import Offer, offers, order, routed
+from atoll.gateway.mirrored import of_fallback, sampled, usable
+from atoll.gateway.offers import Offer, deployed, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
@@ -61,7 +62,8 @@ def translate(known: Known, listener: Listener) -> Gateway:
     listener = _with_limits(listener, known.system)
     known = replace(known, replicas=_reachable(known.replicas, listener.upstream, faults))
     offered = offers(known, faults)
-    clusters: dict[str, Cluster] = {name: _whole(known, name) for name in routed(known.system)}
+    mirrors = usable(known.system, listener, faults)
+    clusters: dict[str, Cluster] = {name: _whole(known, name) for name in deployed(known.system)}
     routes: list[Route] = []
     for offer in offered:
         cluster, trial = _cluster(known, offer), _canaries(known, offer)
@@ -73,7 +75,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         issuer=Issuer(system.issuer, system.audience, known.keys),
         providers=known.providers.providers,
         api_keys=ApiKeys("auth", "/auth/token") if "auth" in clusters else None,
-        routes=_with_borders(_with_refusals(routes), system),
+        routes=_with_borders(sampled(mirrors, _with_refusals(routes), faults), system),
         clusters=tuple(clusters[name] for name in sorted(clusters)),
         documents=_documents(system, offered, faults),
         limits=_limits(known, faults),
@@ -81,6 +83,8 @@ def translate(known: Known, listener: Listener) -> Gateway:
         owned=_owned(system),
         ended_sessions=tuple(sorted(known.revocations.sessions)),
         fallback=system.fallback if system.fallback in clusters else None,
+        fallback_sample=of_fallback(mirrors),
+        mirrors=tuple(one.mirror for one in mirrors),
         tracing=_tracing(system, faults),
         compression=system.compression,
         cors=system.cors,

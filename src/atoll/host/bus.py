@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from atoll.provision import nats
 from atoll.provision.bus import Administrator, Made
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
-from atoll.system.manifest import ServiceSpec, System
+from atoll.system.manifest import MirrorSpec, ServiceSpec, System
 from atoll.system.plan import BusPlan
 
 __all__ = ["BusHost", "system_document"]
@@ -213,6 +213,7 @@ def system_document(system: System, weights: Mapping[str, int] | None = None) ->
         "max_header_size_kib": system.gateway.max_header_size_kib,
         "memory_limit_mib": system.gateway.memory_limit_mib,
         "cpu_limit_percent": system.gateway.cpu_limit_percent,
+        "mirrors": {mirror.name: _mirror(mirror) for mirror in system.gateway.mirrors},
         "services": {spec.name: _entry(spec, (weights or {}).get(spec.name, 0)) for spec in routed},
     }
 
@@ -220,3 +221,7 @@ def system_document(system: System, weights: Mapping[str, int] | None = None) ->
 def _entry(spec: ServiceSpec, canary_percent: int) -> dict[str, Any]:
     kind = "service" if spec.name == AUTH else spec.kind
     return {"kind": kind, "prefix": spec.prefix, "concurrency": spec.concurrency, "canary_percent": canary_percent}
+
+
+def _mirror(mirror: MirrorSpec) -> dict[str, Any]:
+    return {name: value for name, value in asdict(mirror).items() if name != "name"}

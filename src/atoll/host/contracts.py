@@ -162,10 +162,16 @@ def check(system: System, contracts: Mapping[str, Contract]) -> None:
     """What no service can see alone: who owns its paths. Raises SystemMistake that names both sides."""
     for name, contract in contracts.items():
         spec = auth_service(system) if name == AUTH else system.service(name)
-        owners = [other for other in (*system.services, auth_service(system)) if other.kind != "simulator"]
+        owners = _owners(system) if name not in system.seconds else [spec]
         _check_shapes(spec, contract)
         for operation in contract.operations:
             _check_owner(spec, operation, owners)
+
+
+def _owners(system: System) -> list[ServiceSpec]:
+    """Who gets requests of clients: not those that only a mirror asks, so their paths may be another's."""
+    routed = [spec for spec in system.services if spec.kind != "simulator" and spec.name not in system.seconds]
+    return [*routed, auth_service(system)]
 
 
 def _check_shapes(spec: ServiceSpec, contract: Contract) -> None:

@@ -19,21 +19,21 @@ from atoll.engines import envoy as engine
 from atoll.errors import AtollError, SystemMistake
 from atoll.gateway.files import write_initial
 from atoll.gateway.ir import Endpoint, Listener, Tls
-from atoll.gateway.known import Known, ServiceEntry, SystemEntry
+from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.secrets import Origin, write_secrets
 from atoll.gateway.xds.folders import Folders
 from atoll.host import logs, tls
 from atoll.host.bus import system_document
 from atoll.host.machine import Machine
 from atoll.host.ports import is_free, port_holder
-from atoll.host.probes import until_ready
+from atoll.host.probes import probe, until_ready
 from atoll.host.processes import LOOPBACK, ProcessSpec, engine_process, passed
 from atoll.system.contract import Contract
 from atoll.system.manifest import GatewaySpec, System
 
 __all__ = ["GatewayHost", "known_at_start", "listener_of"]
 
-ENVOY, CONTROLLER = "envoy", "gateway"
+ENVOY, CONTROLLER, COMPARER = "envoy", "gateway", "gateway-mirror"
 _PAUSE_S = 0.005
 _CONFIRM_S = 5.0
 
@@ -64,6 +64,15 @@ class GatewayHost:
         spec = self.machine.system.gateway.tls
         return self.local_tls.ca if spec is not None and spec.local else None
 
+    @property
+    def listener(self) -> Listener:
+        return replace(listener_of(self.machine.system.gateway), comparer=self.comparer)
+
+    @property
+    def comparer(self) -> Endpoint | None:
+        """Where mirrors' answers are compared, None without mirrors: then there is no such process."""
+        return Endpoint(LOOPBACK, self.machine.ports.lease("mirror")) if self.machine.system.gateway.mirrors else None
+
     def version(self) -> str:
         return self.machine.versions.of(engine.find(), engine.version)
 
@@ -90,7 +99,7 @@ class GatewayHost:
         if self.ca is not None:
             self.local_tls.renew(datetime.now(UTC), self.machine.variables)
         write_secrets(Folders(str(self.root.absolute())), self._origins())
-        write_initial(self.root, listener_of(self.machine.system.gateway), self.admin, known)
+        write_initial(self.root, self.listener, self.admin, known)
 
     async def start(self, bus_url: str) -> None:
         """Returns when Envoy takes connections; the controller goes on by itself. Raises EngineOutage."""
@@ -99,6 +108,7 @@ class GatewayHost:
         await asyncio.gather(
             supervisor.start(self._envoy(), self._probe),
             supervisor.start(self._controller(bus_url), _at_once),
+            *(supervisor.start(self._comparer(one), probe) for one in [self.comparer] if one),
         )
 
     async def renew(self) -> None:
@@ -165,6 +175,7 @@ class GatewayHost:
             "ATOLL_GATEWAY_PORT": str(self.port),
             "ATOLL_ENVOY_ADMIN": str(self.admin),
             **self._tls_variables(),
+            **({"ATOLL_MIRROR_ADDRESS": str(self.comparer)} if self.comparer else {}),
         }
         return ProcessSpec(
             name=CONTROLLER,
@@ -191,6 +202,24 @@ class GatewayHost:
         }
         return {name: value for name, value in found.items() if value}
 
+    def _comparer(self, address: Endpoint) -> ProcessSpec:
+        own = {
+            "ATOLL_GATEWAY_DIR": str(self.root),
+            "ATOLL_MIRROR_DIR": str(self.machine.layout.mirror),
+            "ATOLL_MIRROR_ADDRESS": str(address),
+        }
+        return ProcessSpec(
+            name=COMPARER,
+            kind="gateway",
+            argv=(sys.executable, "-P", "-m", "atoll.gateway.mirror"),
+            folder=self.root,
+            log=self.machine.layout.log(COMPARER),
+            environment={**passed(self.machine.variables), **own},
+            port=address.port,
+            ready="tcp",
+            stop_timeout_s=5.0,
+        )
+
     async def _probe(self, _spec: ProcessSpec) -> None:
         await until_ready(lambda: engine.ready(self.admin.host, self.admin.port))
 
@@ -203,14 +232,14 @@ def listener_of(gateway: GatewaySpec) -> Listener:
 
 def known_at_start(system: System, contracts: Mapping[str, Contract]) -> Known:
     """What a gateway knows of a system before anybody has announced anything: no keys, no replicas."""
-    document = system_document(system)
-    entries = {
-        name: ServiceEntry(**entry, digests=(contracts[name].digest,))
-        for name, entry in document.pop("services").items()
+    entry = msgspec.convert(system_document(system), SystemEntry)
+    services = {
+        name: msgspec.structs.replace(one, digests=(contracts[name].digest,))
+        for name, one in entry.services.items()
         if name in contracts
     }
     return Known(
-        SystemEntry(**document, services=entries),
+        msgspec.structs.replace(entry, services=services),
         contracts={f"{name}.{contract.digest}": contract for name, contract in contracts.items()},
     )
 

@@ -355,11 +355,15 @@ class Host:
         """What `up` tells a person; see cli.up."""
         return {
             **state.shown(self.snapshot()),
-            "routes": {name: self.spec(name).prefix for name, one in self.contracts.items() if one.operations},
+            "routes": {
+                name: self.spec(name).prefix
+                for name, one in self.contracts.items()
+                if one.operations and name not in self.system.seconds
+            },
             "examples": [
                 {"path": one.path, "public": one.public, "scope": one.scope}
                 for name, contract in self.contracts.items()
-                if self.spec(name).kind == "service" and name != AUTH
+                if self.spec(name).kind == "service" and name != AUTH and name not in self.system.seconds
                 for one in contract.operations
                 if one.method == "GET" and "{" not in one.path and not one.streaming
             ],

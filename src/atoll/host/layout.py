@@ -74,6 +74,10 @@ class Layout:
         return self.root / "tls"
 
     @property
+    def mirror(self) -> Path:
+        return self.root / "mirror"
+
+    @property
     def nats_config(self) -> Path:
         return self.root / "nats.conf"
 

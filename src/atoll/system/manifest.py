@@ -26,6 +26,7 @@ __all__ = [
     "CanarySpec",
     "CorsSpec",
     "GatewaySpec",
+    "MirrorSpec",
     "Secret",
     "ServiceSpec",
     "System",
@@ -53,6 +54,21 @@ class Secret:
     """A value that stands in no file: the environment variable `name`, upper-case, or the container host's secret `name`."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSpec:
+    """One [gateway.mirrors.NAME] table. Clients get the answers of `primary`; `second` is asked the same, by nobody else, and
+    both answers are compared. Only GET and HEAD below `paths` (none: all), and what `unsafe` names.
+    """
+
+    name: str
+    primary: str
+    second: str
+    paths: tuple[str, ...] = ()
+    share: float = 0.05
+    unsafe: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +122,7 @@ class GatewaySpec:
     max_header_size_kib: int | None = None
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
+    mirrors: tuple[MirrorSpec, ...] = ()
 
     @property
     def url(self) -> str:
@@ -200,6 +217,11 @@ class System:
     @property
     def issuer(self) -> str:
         return f"{self.gateway.url}/auth"
+
+    @property
+    def seconds(self) -> frozenset[str]:
+        """The services that mirrors ask a second time: no client reaches them, whatever their prefixes."""
+        return frozenset(mirror.second for mirror in self.gateway.mirrors)
 
     def service(self, name: str) -> ServiceSpec:
         """Raises SystemMistake that names the services there are."""
@@ -360,6 +382,16 @@ _COLLECTOR = _matching(
 )
 _NAME = _matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _, beginning with a letter")
 _DAY_S = 86_400
+_MIRROR = _Table(
+    {
+        "from": _NAME,
+        "to": _NAME,
+        "paths": _each(r"(/[A-Za-z0-9._~-]+)+", 'paths, like ["/reviews"]'),
+        "share": _number(0, 1),
+        "unsafe": _each(r"(POST|PUT|PATCH|DELETE) /\S*", 'operations, like ["POST /reviews"]'),
+        "ignore": _each(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+|body:(/.*)?", 'rules, like ["header:etag", "body:/items/*/id"]'),
+    }
+)
 _ORIGIN = r"[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9.-]+(:[0-9]+)?"
 _HEADER_NAME = r"[a-z0-9-]+"
 _CORS = _Table(
@@ -396,6 +428,7 @@ _GATEWAY = _Table(
         "max_header_size_kib": _whole(1, 96),
         "memory_limit_mib": _whole(128, 1 << 20),
         "cpu_limit_percent": _whole(1, 99),
+        "mirrors": _Table(named=_MIRROR, names=_NAME),
     }
 )
 _BUS = _Table({"sync_always": _flag})
@@ -525,6 +558,7 @@ class _Reader:
             both["tls"] = self.tls({**table.get("tls", {}), **overlay.get("tls", {})}, both)
         if "cors" in both:
             both["cors"] = _cors(both["cors"])
+        both["mirrors"] = tuple(self.mirror(name, one) for name, one in both.get("mirrors", {}).items())
         return GatewaySpec(**both)
 
     def tls(self, table: Mapping[str, Any], gateway: Mapping[str, Any]) -> TlsSpec:
@@ -565,6 +599,19 @@ class _Reader:
             known = ", ".join(environments) or "none"
             raise self.mistake(("environments",), f"there is no environment {chosen!r}", f"environments here: {known}")
         return dict(environments.get(chosen, {}))
+
+    def mirror(self, name: str, table: Mapping[str, Any]) -> MirrorSpec:
+        at = ("gateway", "mirrors", name)
+        for key, meaning in (("from", "whose answers clients get"), ("to", "which service is asked the same")):
+            if key not in table:
+                raise self.mistake(at, f"the mirror {name} does not say {meaning}", f'write {key} = "NAME"')
+        return MirrorSpec(
+            name,
+            primary=table["from"],
+            second=table["to"],
+            share=table.get("share", 0.05),
+            **{key: tuple(table.get(key, ())) for key in ("paths", "unsafe", "ignore")},
+        )
 
     def service(self, name: str, table: Mapping[str, Any]) -> ServiceSpec:
         folder = self.path.parent
@@ -623,7 +670,40 @@ class _Reader:
             hint = f"services here: {', '.join(sorted(names)) or 'none'}"
             raise self.mistake(("gateway", "fallback"), f"there is no service {system.gateway.fallback!r}", hint)
         self.check_cors(system.gateway.cors)
-        self.check_prefixes([spec for spec in system.services if spec.kind != "simulator"])
+        self.check_mirrors(system)
+        self.check_prefixes([spec for spec in system.services if spec.kind != "simulator" and spec.name not in system.seconds])
+
+    def check_mirrors(self, system: System) -> None:
+        for number, mirror in enumerate(system.gateway.mirrors):
+            self.check_ends(system, mirror)
+            self.check_paths(system, mirror)
+            for other in system.gateway.mirrors[:number]:
+                if other.primary == mirror.primary and _overlap(other, mirror):
+                    detail = f"the mirrors {other.name} and {mirror.name} are both of {mirror.primary} and share paths"
+                    raise self.mistake(("gateway", "mirrors", mirror.name), detail, "give each one `paths` of its own")
+
+    def check_ends(self, system: System, mirror: MirrorSpec) -> None:
+        routed = {spec.name for spec in system.services if spec.kind != "simulator"}
+        for key, name in (("from", mirror.primary), ("to", mirror.second)):
+            if name not in routed:
+                hint = f"services here: {', '.join(sorted(routed)) or 'none'}"
+                raise self.mistake(("gateway", "mirrors", mirror.name, key), f"there is no service {name!r} to mirror", hint)
+        at = ("gateway", "mirrors", mirror.name, "to")
+        if mirror.second in {system.gateway.fallback, *(other.primary for other in system.gateway.mirrors)}:
+            hint = "`to` is asked by mirrors alone; declare the second version as a service of its own"
+            raise self.mistake(at, f"clients get answers of {mirror.second}, so it can't be who is asked a second time", hint)
+
+    def check_paths(self, system: System, mirror: MirrorSpec) -> None:
+        """Where clients get the answers of another, there is nothing to compare."""
+        routed = [spec for spec in system.services if spec.kind != "simulator" and spec.name not in system.seconds]
+        named = {"paths": mirror.paths, "unsafe": tuple(one.partition(" ")[2] for one in mirror.unsafe)}
+        for key, path in ((key, path) for key, paths in named.items() for path in paths):
+            owner = max((one for one in routed if _below(path, one.prefix)), key=lambda one: len(one.prefix), default=None)
+            name = owner.name if owner else system.gateway.fallback
+            if name != mirror.primary:
+                detail = f"{path} is not answered by {mirror.primary} but by {name or 'nobody'}"
+                hint = f"name paths of {mirror.primary}"
+                raise self.mistake(("gateway", "mirrors", mirror.name, key), detail, hint)
 
     def check_cors(self, cors: CorsSpec | None) -> None:
         if cors is None:
@@ -652,6 +732,15 @@ class _Reader:
 def _cors(table: Mapping[str, Any]) -> CorsSpec:
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     return CorsSpec(**found)
+
+
+def _below(path: str, prefix: str) -> bool:
+    return prefix == "/" or path == prefix or path.startswith(f"{prefix}/")
+
+
+def _overlap(one: MirrorSpec, other: MirrorSpec) -> bool:
+    pairs = [(mine, theirs) for mine in one.paths or ("/",) for theirs in other.paths or ("/",)]
+    return any(_below(mine, theirs) or _below(theirs, mine) for mine, theirs in pairs)
 
 
 def _canary(folder: Path, table: Mapping[str, Any]) -> CanarySpec:

@@ -9,6 +9,7 @@ from atoll.gateway.xds import (
     compression,
     cors,
     jwt,
+    mirror,
     rate_limit,
     rate_limit_headers,
     rbac,
@@ -51,6 +52,9 @@ def filters(gateway: Gateway, folders: Folders) -> list[Json]:
         rbac.filter_(),
         # Keeps the bodies of those who may, and of nobody else.
         whole_body.filter_(gateway.listener.body_limit_bytes),
+        # Captures answers for a comparison, on the routes that say so. Behind all that may refuse, so that a mirror is asked
+        # what a service was asked; next to the router, so that an answer is seen before anything compresses it.
+        mirror.filter_(),
         # Sends it on. Always last: Envoy refuses a filter behind it.
         router.filter_(),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import clusters, jwt, listener, revocations, routes, tracing
+from atoll.gateway.xds import clusters, jwt, listener, mirror, revocations, routes, tracing
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -17,10 +17,19 @@ def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
     return {
         "ecds": [jwt.resource(gateway.issuer, gateway.providers)],
         "revocations": [revocations.resource(gateway.ended_sessions)],
-        "cds": [*(clusters.resource(cluster, folders) for cluster in gateway.clusters), *_collector(gateway)],
+        "cds": [
+            *(clusters.resource(cluster, folders) for cluster in gateway.clusters),
+            *_collector(gateway),
+            *_comparer(gateway),
+        ],
         "rds": [routes.resource(gateway)],
         "lds": listener.resources(gateway, folders),
     }
+
+
+def _comparer(gateway: Gateway) -> list[Json]:
+    comparer = gateway.listener.comparer
+    return [mirror.cluster(comparer)] if gateway.mirrors and comparer else []
 
 
 def _collector(gateway: Gateway) -> list[Json]:

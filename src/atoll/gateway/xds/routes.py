@@ -18,9 +18,21 @@ from atoll.gateway.ir import (
     MethodList,
     MethodRefusal,
     Route,
+    Sample,
 )
 from atoll.gateway.paths import Path
-from atoll.gateway.xds import api_keys, body_size, compression, cors, jwt, rate_limit, rate_limit_headers, rbac, whole_body
+from atoll.gateway.xds import (
+    api_keys,
+    body_size,
+    compression,
+    cors,
+    jwt,
+    mirror,
+    rate_limit,
+    rate_limit_headers,
+    rbac,
+    whole_body,
+)
 from atoll.gateway.xds.typed import Json, header, seconds, typed
 
 __all__ = ["NAME", "resource"]
@@ -63,7 +75,7 @@ def _routes(gateway: Gateway) -> list[Json]:
         table += [(entry, one if isinstance(one, Route) else None) for entry in _entries(one, gateway)]
     if gateway.fallback:
         table += [(_border(prefix), None) for prefix in gateway.owned]
-        table.append((_fallback(gateway.fallback, gateway), None))
+        table += [(entry, None) for entry in _with_twins(_fallback(gateway.fallback, gateway), gateway.fallback_sample)]
     table.append((_not_found({"prefix": "/"}), None))
     return [_limited(entry, route, gateway.limits) for entry, route in table]
 
@@ -91,13 +103,28 @@ def _limited(entry: Json, route: Route | None, limits: Limits) -> Json:
 def _entries(entry: Entry, gateway: Gateway) -> list[Json]:
     match entry:
         case Route():
-            return [_route(entry, gateway)]
+            return _with_twins(_route(entry, gateway), entry.sample)
         case MethodList():
             return _options(entry, gateway.cors)
         case MethodRefusal():
             return [_refusal(entry)]
         case Border(prefix):
             return [_border(prefix)]
+
+
+def _with_twins(entry: Json, samples: tuple[Sample, ...]) -> list[Json]:
+    """Before it, what takes a share of its requests and differs in nothing but that the answers are captured."""
+    return [*(_twin(entry, sample) for sample in samples), entry]
+
+
+def _twin(entry: Json, sample: Sample) -> Json:
+    others = [one for one in entry["match"].get("headers", ()) if one["name"] != ":method"]
+    headers = [_methods(sample.methods), *others, *mirror.conditions(sample)]
+    return {
+        **entry,
+        "match": {**entry["match"], "headers": headers, "runtime_fraction": mirror.share(sample)},
+        "typed_per_filter_config": {**entry["typed_per_filter_config"], mirror.NAME: mirror.per_route(sample)},
+    }
 
 
 def _route(route: Route, gateway: Gateway) -> Json:
