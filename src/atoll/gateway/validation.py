@@ -8,14 +8,12 @@ When it is asked, and what that costs, stands in `docs/decisions/0008-validation
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from atoll.engines import envoy
 from atoll.gateway.xds import bootstrap
 from atoll.gateway.xds.typed import Json
 
@@ -29,6 +27,11 @@ Resources = Mapping[str, list[Json]]
 
 async def check(resources: Resources) -> str:
     """Why Envoy would refuse them; "" when it would take them. Raises EngineOutage where there is no Envoy to ask."""
+    # Few changes need it: a controller starts without.
+    import tempfile
+
+    from atoll.engines import envoy
+
     with tempfile.TemporaryDirectory(prefix="atoll-validate-") as folder:
         file = Path(folder) / "bootstrap.json"
         file.write_bytes(msgspec.json.encode(bootstrap_of(resources)))
