@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from atoll.errors import SystemMistake
 from atoll.service.injection import Lifetime, Provider
 from atoll.service.operations import Argument, Operation, Options, Subscription, arguments_of
+
+if TYPE_CHECKING:
+    from atoll.service.static import Files
 
 __all__ = ["Hook", "Router"]
 
@@ -44,6 +49,22 @@ class Router:
 
     def delete(self, path: str, **options: Unpack[Options]) -> Callable[[F], F]:
         return self._operation("DELETE", path, options)
+
+    def static(self, prefix: str, folder: str) -> Files:
+        """Answers below `prefix` with the files of `folder`, a path from the file that calls this. To anybody, no token asked.
+
+        What it gives knows their URLs: `assets = service.static("/assets", "assets")`, then `assets.url("shop.css")`.
+        """
+        from atoll.service.static import Files
+
+        caller = sys._getframe(1)
+        full = self._prefix + prefix.rstrip("/")
+        files = Files(full, Path(caller.f_code.co_filename).parent / folder, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        name = re.sub(r"\W+", "_", f"static{full}")
+        operation = Operation.derive("GET", f"{full}/{{file:path}}", files.answer, {"id": name, "public": True})
+        refuse_twice(self._operations, operation)
+        self._operations.append(operation)
+        return files
 
     def on(self, type: str, *, alone: bool = False) -> Callable[[F], F]:
         """Handles events of `type`, `<publisher>.<name>`: each changes this service's data once.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from atoll import NotFound, Router
-from storefront.look import ASSETS
+from atoll import Router
 from storefront.shop import Page, Refusal, Unavailable
 from storefront.visit import Visit, friendly
 
@@ -30,11 +29,3 @@ async def home(visit: Visit, q: str = "", after: str = "") -> Response:
 async def product(sku: str, visit: Visit) -> Response:
     found = await visit.shop.product(sku)
     return visit.page("product.html", product=found, available=await visit.shop.stock(sku))
-
-
-@router.get("/assets/{name}", public=True)
-async def asset(name: str) -> Response:
-    if name not in ASSETS:
-        raise NotFound(f"there is no {name}")
-    body, media_type = ASSETS[name]
-    return Response(body, media_type=media_type, headers={"cache-control": "public, max-age=31536000, immutable"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-__all__ = ["ASSETS", "Look"]
+__all__ = ["Look"]
 
 _HERE = Path(__file__).parent
 _SIGNS = {"EUR": "€", "USD": "$", "GBP": "£"}
@@ -19,19 +20,14 @@ _REASONS = {
     "payment_declined": "The card was declined. Nothing was charged.",
     "cancelled_by_customer": "You cancelled it. If your card had been charged, the money is on its way back.",
 }
-_MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-
-ASSETS = {file.name: (file.read_bytes(), _MEDIA_TYPES[file.suffix]) for file in sorted((_HERE / "assets").iterdir())}
-"""Style, script and sign, by file name."""
 
 
 class Look:
-    """Renders templates; everything that comes from outside is escaped."""
+    """Renders templates; everything that comes from outside is escaped. `asset` gives the URL of style, script and sign."""
 
-    def __init__(self) -> None:
+    def __init__(self, asset: Callable[[str], str]) -> None:
         import jinja2
 
-        version = hashlib.sha256(b"".join(body for body, _ in ASSETS.values())).hexdigest()[:10]
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -40,7 +36,7 @@ class Look:
             lstrip_blocks=True,
         )
         self._environment.filters.update(money=money, moment=moment, reason=reason)
-        self._environment.globals.update(picture=picture, asset_version=version)
+        self._environment.globals.update(picture=picture, asset=asset)
 
     def render(self, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(**values)

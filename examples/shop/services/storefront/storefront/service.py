@@ -16,6 +16,7 @@ from storefront.shop import Shop
 from storefront.visit import Visit
 
 service = Service("storefront", title="Storefront", version="1.0.0", database=None)
+assets = service.static("/assets", "assets")
 for pages in (browsing, account, cart, history):
     service.include(pages.router)
 
@@ -32,7 +33,7 @@ async def shop(settings: StorefrontSettings) -> AsyncIterator[Shop]:
 
 @service.provides(lifetime="service")
 def look() -> Look:
-    return Look()
+    return Look(assets.url)
 
 
 @service.provides(lifetime="service")
