@@ -221,7 +221,7 @@ async def test_a_file_that_envoy_rejects_changes_nothing_and_is_replaced(tmp_pat
         good = Path(rig.folders.file("rds")).read_bytes()
         resources = dict(render(translate(what, rig.listener), rig.folders))
         broken = {**resources["rds"][0], "virtual_hosts": [{"name": "x", "domains": []}]}
-        with pytest.raises(Bug, match="rejected rds"):
+        with pytest.raises(Bug, match="Envoy refuses this change"):
             await Applier(rig.folders, Admin(rig.admin)).apply({**resources, "rds": [broken]})
         await traffic.reach(50)
 

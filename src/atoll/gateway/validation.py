@@ -64,12 +64,12 @@ def part_to_check(old: Resources, new: Resources) -> Resources:
 
 
 def _routes(table: Json) -> list[Json]:
-    return [route for host in table["virtual_hosts"] for route in host["routes"]]
+    return [route for host in table["virtual_hosts"] for route in host.get("routes", ())]
 
 
 def _without_routes(table: Json, known: set[bytes]) -> Json:
     hosts = table["virtual_hosts"]
-    fresh = [{**host, "routes": [route for route in host["routes"] if _text(route) not in known]} for host in hosts]
+    fresh = [{**host, "routes": [route for route in host.get("routes", ()) if _text(route) not in known]} for host in hosts]
     return {**table, "virtual_hosts": fresh}
 
 
