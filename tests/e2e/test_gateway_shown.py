@@ -46,7 +46,7 @@ def test_what_the_gateway_does_is_shown_and_compared_whoever_hangs_or_is_gone(tm
         clusters = pair.folder / ".atoll/gateway/cds/cds.json"
         before = clusters.read_bytes()
         with hanging_controller(pair):
-            replace_file(clusters, before.replace(b'"connect_timeout": "0.5s"', b'"connect_timeout": "7s"'))
+            replace_file(clusters, before.replace(b'"connect_timeout":"0.5s"', b'"connect_timeout":"7s"'))
             found = until_sync(lambda: differences(pair), what="Envoy has read it")
             assert {(one["type"], one["field"], one["running"], one["desired"]) for one in found} == {
                 ("Cluster", "connect_timeout", 7.0, 0.5)
