@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -64,7 +65,8 @@ def ask(port: int, fields: Fields, body: bytes | None = None) -> str:
         while received := link.recv(65_536):
             for event in connection.receive_data(received):
                 if isinstance(event, h2.events.ResponseReceived):
-                    return dict(event.headers)[":status"]
+                    headers: dict[Any, Any] = dict(event.headers)
+                    return str(headers[":status"])
                 if isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
                     return "ended"
             link.sendall(connection.data_to_send())

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -384,23 +384,28 @@ async def test_a_report_that_is_reset_begins_anew(shop: Shop) -> None:
     assert (await shop.counted("carve_out", "GET /reviews")).same == 1
 
 
-def _killed(process: Process) -> None:
-    os.kill(process.pid, signal.SIGKILL)
-
-
-def _hung(process: Process) -> None:
-    os.kill(process.pid, signal.SIGSTOP)
-
-
-@pytest.mark.parametrize("hurt", [_killed, _hung])
-async def test_no_request_fails_while_nobody_compares(tmp_path: Path, hurt: Callable[[Process], None]) -> None:
+async def test_no_request_fails_while_the_comparing_process_is_dead(tmp_path: Path) -> None:
     async with _shop(tmp_path) as shop:
         shop.legacy.expect(Reply(body=b"fine" * 1000))
         async with load(lambda http: http.get(f"{shop.rig.url}/reviews/mug"), width=16) as traffic:
             await traffic.reach(50)
             await shop.counted("carve_out", "GET /reviews/{sku}")
-            hurt(shop.comparer)
+            os.kill(shop.comparer.pid, signal.SIGKILL)
             await traffic.reach(300)
+
+    assert traffic.failures == []
+
+
+async def test_no_request_fails_while_the_comparing_process_hangs_and_what_it_missed_is_told(tmp_path: Path) -> None:
+    async with _shop(tmp_path) as shop:
+        shop.legacy.expect(Reply(body=b"fine" * 1000))
+        async with load(lambda http: http.get(f"{shop.rig.url}/reviews/mug"), width=16) as traffic:
+            await traffic.reach(50)
+            await shop.counted("carve_out", "GET /reviews/{sku}")
+            os.kill(shop.comparer.pid, signal.SIGSTOP)
+            await traffic.reach(300)
+            os.kill(shop.comparer.pid, signal.SIGCONT)
+            await until(lambda: shop.report("carve_out").dropped, what="samples that are missing")
 
     assert traffic.failures == []
 

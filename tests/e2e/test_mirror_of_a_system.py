@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,18 @@ def test_the_gateway_shows_what_it_mirrors(carved: RunningSystem) -> None:
     assert "primary=legacy" in shown
     assert "second=reviews" in shown
     assert "/reviews/{sku}" not in shown
+    assert "faults" not in shown
+    assert carved.must("gateway", "diff") == ""
+
+
+def test_before_the_first_start_it_shows_what_it_will_mirror(tmp_path: Path) -> None:
+    with system("carved", tmp_path / "system") as copy:
+        copy.must("contract", "accept")
+        shown = copy.must("gateway", "show")
+
+    assert "has never run here" in shown
+    assert "primary=legacy" in shown
+    assert "no process compares" not in shown
 
 
 def test_a_comparing_process_that_dies_is_started_again(carved: RunningSystem) -> None:

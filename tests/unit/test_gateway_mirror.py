@@ -17,6 +17,7 @@ from atoll.gateway.mirror.differences import Rules, compare
 from atoll.gateway.mirror.plan import Plan
 from atoll.gateway.mirror.report import MOST_OPERATIONS, Moment, Report
 from atoll.gateway.mirror.samples import LIMIT_BYTES, Answer, Captured, Request, parse
+from atoll.gateway.mirror.server import Arrivals
 from atoll.gateway.mirror.shown import text
 from atoll.gateway.translate import translate
 from tests.support.gateway import contract, known, replica
@@ -134,13 +135,13 @@ def _row(*words: bytes) -> bytes:
 
 def _message(mirror: bytes = b"next", body: bytes = b"\x00\xff") -> bytes:
     sent = _row(_row(b":method", b"POST", b":path", b"/a?b", b":authority", b"shop", b"x-own", b"\xe9"), body, b"")
-    return _row(mirror, base64.b64encode(sent), _row(b":status", b"201", b"x-a", b""), b"answer", b"")
+    return _row(mirror, b"table: 0x1 9", b"41", base64.b64encode(sent), _row(b":status", b"201", b"x-a", b""), b"answer", b"")
 
 
 def test_a_sample_is_read_as_it_was_captured() -> None:
     request = Request("POST", "/a?b", (("host", "shop"), ("x-own", "é")), b"\x00\xff")
 
-    assert parse(_message()) == Captured("next", request, Answer(201, (("x-a", ""),), b"answer"))
+    assert parse(_message()) == Captured("next", "table: 0x1 9", 41, request, Answer(201, (("x-a", ""),), b"answer"))
 
 
 @pytest.mark.parametrize(
@@ -153,12 +154,24 @@ def test_a_sample_is_read_as_it_was_captured() -> None:
         _message() + b"1:x",
         b"9999999999:x",
         b"-1:x",
-        _row(b"a", b"!", b"", b"", b""),
+        _row(b"a", b"b", b"1", b"!", b"", b"", b""),
     ],
 )
 def test_what_is_no_sample_is_refused(message: bytes) -> None:
     with pytest.raises(Malformed):
         parse(message)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missing"),
+    [([7, 8, 9], 0), ([7, 9], 1), ([7, 9, 8], 0), ([7, 10, 8, 11], 1), ([7, 7000], 6992)],
+)
+def test_samples_that_never_arrive_are_counted_and_those_that_are_late_are_not(numbers: list[int], missing: int) -> None:
+    arrivals = Arrivals()
+    request, answer = Request("GET", "/", ()), Answer(200, ())
+
+    found = [arrivals.missing(Captured(mirror, "1", number, request, answer)) for number in numbers for mirror in ("a", "b")]
+    assert sum(found) == 2 * missing
 
 
 # what is done with it

@@ -61,7 +61,7 @@ class Operation(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """One mirror's. `dropped` samples came faster than they could be compared."""
+    """One mirror's. `dropped` samples came faster than they could be taken."""
 
     mirror: str
     first: str

@@ -61,9 +61,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """One sample for the mirror of this name."""
+    """One sample for the mirror of this name, the `number`th from `thread`."""
 
     mirror: str
+    thread: str
+    number: int
     request: Request
     answer: Answer
 
@@ -71,8 +73,9 @@ class Captured:
 def parse(message: bytes) -> Captured:
     """Raises Malformed."""
     try:
-        mirror, request, headers, body, fault = _netstrings(message)
-        return Captured(mirror.decode(), _request(binascii.a2b_base64(request)), _answer(headers, body, fault.decode()))
+        mirror, thread, number, request, headers, body, fault = _netstrings(message)
+        asked, answered = _request(binascii.a2b_base64(request)), _answer(headers, body, fault.decode())
+        return Captured(mirror.decode(), thread.decode(), int(number), asked, answered)
     except (ValueError, KeyError) as error:
         raise Malformed(f"this is not a sample: {error}") from None
 

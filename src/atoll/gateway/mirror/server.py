@@ -29,7 +29,7 @@ from atoll.gateway.mirror.differences import compare
 from atoll.gateway.mirror.report import Moment, Report
 from atoll.gateway.mirror.samples import LIMIT_BYTES, Captured, parse
 
-__all__ = ["Comparer", "Environment", "run"]
+__all__ = ["Arrivals", "Comparer", "Environment", "run"]
 
 logger = logging.getLogger("atoll.gateway.mirror")
 
@@ -73,6 +73,7 @@ class Comparer:
     def __init__(self, environment: Environment) -> None:
         self._reports = _Reports(environment.reports)
         self._inputs = _Inputs(environment.gateway / "inputs.json")
+        self._arrivals = Arrivals()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -89,6 +90,7 @@ class Comparer:
             logger.warning("%s", error)
             return 400
         report = self._reports.of(mirror)
+        report.dropped = max(0, report.dropped + self._arrivals.missing(captured))
         if len(self._tasks) >= _WAITING:
             report.dropped += 1
             return 503
@@ -136,6 +138,20 @@ class Comparer:
 def _unlike(first: int, second: int) -> str:
     """A client that has the first one's body in its cache gets none to compare with."""
     return "not_modified" if 304 in (first, second) and first != second and {first, second} <= {200, 304} else ""
+
+
+class Arrivals:
+    """Which samples Envoy has numbered and lost, because too many were on their way."""
+
+    def __init__(self) -> None:
+        self._highest: dict[tuple[str, str], int] = {}
+
+    def missing(self, captured: Captured) -> int:
+        """How many more are missing, now that this one is here. One that comes late was counted before: -1."""
+        key = (captured.mirror, captured.thread)
+        highest = self._highest.get(key, captured.number - 1)
+        self._highest[key] = max(highest, captured.number)
+        return captured.number - highest - 1 if captured.number > highest else -1
 
 
 class _Inputs:

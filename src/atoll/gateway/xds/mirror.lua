@@ -1,12 +1,15 @@
 -- Hands a request and its answer to the process that compares answers. Copies only: nothing is held back, changed or delayed,
 -- and an error in here ends the copying and nothing else.
 --
--- The message is a row of netstrings (`5:hello`): mirror, request in Base64, headers of the answer, its body, and why the two can't
--- be compared, or nothing. The request is such a row too: headers, body, why not. Headers are names and values in turn.
+-- The message is a row of netstrings (`5:hello`): mirror, which of Envoy's threads sends it, its number there for this mirror (from
+-- which it is seen how many never arrived), request in Base64, headers of the answer, its body, and why the two can't be compared, or
+-- nothing. The request is such a row too: headers, body, why not. Headers are names and values in turn.
 
 local LIMIT_BYTES = 262144
 local PATIENCE_MS = 2000
 local SPACE = "atoll.mirror"
+local THREAD = tostring({}) .. " " .. os.time()
+local sent = {}
 
 local function netstring(text)
   return #text .. ":" .. text
@@ -60,6 +63,8 @@ function envoy_on_response(handle)
     body = body_of(handle)
   end
   local call = {[":method"] = "POST", [":path"] = "/samples", [":authority"] = "mirror"}
-  local message = netstring(mirror) .. netstring(request) .. headers .. body
+  sent[mirror] = (sent[mirror] or 0) + 1
+  local from = netstring(mirror) .. netstring(THREAD) .. netstring(tostring(sent[mirror]))
+  local message = from .. netstring(request) .. headers .. body
   handle:httpCall("atoll.mirror", call, message, PATIENCE_MS, true)
 end
