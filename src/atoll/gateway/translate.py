@@ -200,7 +200,8 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
 
 
 def _canaries(known: Known, offer: Offer) -> Cluster | None:
-    serving = [one for one in known.present if one.service == offer.service and one.canary and _serves(one, offer)]
+    replicas = known.present_by_service.get(offer.service, ())
+    serving = [one for one in replicas if one.canary and _serves(one, offer)]
     if not serving:
         return None
     return Cluster(
