@@ -51,6 +51,22 @@ def test_without_catalogs_database_orders_are_placed_paid_and_confirmed(shop: Bu
     assert shop.books() == []
 
 
+def test_without_auth_whoever_is_signed_in_goes_on_also_at_an_envoy_that_starts_anew(shop: BusyShop) -> None:
+    with shop.customers() as answers:
+        signed_in = shop.client().headers
+        shop.running.must("scale", "auth=0")
+        until_sync(answers.more(30), 20)
+    assert answers.unexpected == []
+    pid = shop.running.processes()["envoy"]["pid"]
+    shop.running.kill("envoy")
+    shop.running.until_ready("envoy", not_pid=pid)
+    with httpx.Client(base_url=shop.url, headers=signed_in, timeout=20) as http:
+        until_sync(lambda: http.get("/orders").status_code == 200, 20)
+        assert http.get("/auth/jwks").status_code == 503
+    shop.running.must("scale", "auth=1")
+    assert shop.books() == []
+
+
 @pytest.mark.parametrize("how", ["dead", "hung"])
 def test_three_seconds_without_the_bus_fail_no_request_and_nothing_is_lost_or_doubled(shop: BusyShop, how: str) -> None:
     outage: AbstractContextManager[None] = getattr(shop, how)("nats")
