@@ -229,6 +229,23 @@ async def test_an_operation_with_effects_is_sent_twice_only_where_a_person_has_s
     assert len(shop.legacy.seen) == 4
 
 
+async def test_what_a_client_reads_after_a_change_is_asked_after_the_change(shop: Shop) -> None:
+    gate = asyncio.Event()
+    shop.reviews.expect(lambda asked: Reply(when=gate if asked.method == "POST" else None))
+
+    await shop.ask("POST", "/reviews")
+    await shop.ask("GET", "/reviews")
+    await shop.ask("GET", "/orders/all")
+    try:
+        await shop.counted("next", "GET /orders_next/{id}")
+        early = [one.method for one in shop.reviews.seen]
+    finally:
+        gate.set()
+
+    await shop.counted("carve_out", "GET /reviews")
+    assert (early, [one.method for one in shop.reviews.seen]) == (["POST"], ["POST", "GET"])
+
+
 async def test_other_paths_are_not_mirrored_and_no_client_reaches_the_second_service(shop: Shop) -> None:
     shop.legacy.expect(Reply(body=b"legacy"))
     shop.next.expect(Reply(body=b"next"))
@@ -430,6 +447,24 @@ async def test_no_request_fails_while_the_comparing_process_answers_nonsense(tmp
 
     assert traffic.failures == []
     assert nonsense
+
+
+async def test_no_request_fails_while_a_mirror_comes_and_goes(tmp_path: Path) -> None:
+    """Without it the second service has its own paths, so it is who answers then."""
+    async with _shop(tmp_path) as shop:
+        with_mirror = shop.rig.known
+        others = {name: one for name, one in MIRRORS.items() if name != "carve_out"}
+        without = replace(with_mirror, system=msgspec.structs.replace(with_mirror.system, mirrors=others))
+        shop.legacy.expect(Reply(body=b"legacy"))
+        shop.reviews.expect(Reply(body=b"reviews"))
+        async with load(lambda http: http.get(f"{shop.rig.url}/reviews/mug")) as traffic:
+            for what, answer in [(without, "reviews"), (with_mirror, "legacy")]:
+                await traffic.reach(30)
+                await shop.rig.apply(what)
+                assert (await shop.ask("GET", "/reviews/mug")).text == answer
+                await traffic.reach(30)
+
+    assert traffic.failures == []
 
 
 async def test_what_was_counted_outlives_the_comparing_process(tmp_path: Path) -> None:

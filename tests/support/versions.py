@@ -25,13 +25,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """`chunks` is a body in pieces, without a length; `silent` is no answer at all."""
+    """`chunks` is a body in pieces, without a length. It is given when `when` is set."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     chunks: tuple[bytes, ...] = ()
-    silent: bool = False
+    when: asyncio.Event | None = None
 
     def written(self, method: str) -> bytes:
         own = {"transfer-encoding": "chunked"} if self.chunks else {"content-length": str(len(self.body))}
@@ -94,9 +94,10 @@ class Version:
         reply = Reply() if asked.path.startswith("/health/") else self.answer(asked)
         if not asked.path.startswith("/health/"):
             self.seen.append(asked)
-        if not reply.silent:
-            writer.write(reply.written(asked.method))
-            await writer.drain()
+        if reply.when:
+            await reply.when.wait()
+        writer.write(reply.written(asked.method))
+        await writer.drain()
 
 
 async def _read(reader: asyncio.StreamReader) -> Asked:

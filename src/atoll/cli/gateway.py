@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,12 +79,17 @@ def _saved(here: Here) -> Saved | None:
 
 def _accepted(here: Here) -> Gateway:
     """The gateway of a system that has never run here: from the contracts that git has."""
+    from atoll.gateway.ir import Endpoint
     from atoll.gateway.translate import translate
     from atoll.host.gateway import known_at_start, listener_of
+    from atoll.host.processes import LOOPBACK
     from atoll.system import files
 
+    # Where answers are compared has no port before the first start.
+    comparer = Endpoint(LOOPBACK, 0) if here.system.gateway.mirrors else None
+    listener = replace(listener_of(here.system.gateway), comparer=comparer)
     contracts = {one.name: found for one in here.system.services if (found := files.accepted(here.system, one.name))}
-    return translate(known_at_start(here.system, contracts), listener_of(here.system.gateway))
+    return translate(known_at_start(here.system, contracts), listener)
 
 
 def _check(gateway: Gateway, what: str) -> None:

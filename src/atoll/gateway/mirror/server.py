@@ -28,6 +28,7 @@ from atoll.gateway.mirror.asking import Failed, ask, copied
 from atoll.gateway.mirror.differences import compare
 from atoll.gateway.mirror.report import Moment, Report
 from atoll.gateway.mirror.samples import LIMIT_BYTES, Captured, parse
+from atoll.gateway.mirrored import SAFE
 
 __all__ = ["Arrivals", "Comparer", "Environment", "run"]
 
@@ -75,6 +76,7 @@ class Comparer:
         self._inputs = _Inputs(environment.gateway / "inputs.json")
         self._arrivals = Arrivals()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changing: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -94,12 +96,17 @@ class Comparer:
         if len(self._tasks) >= _WAITING:
             report.dropped += 1
             return 503
-        task = asyncio.create_task(self._compare(mirror, captured))
+        task = asyncio.create_task(self._compare(mirror, captured, self._changing.get(mirror.name)))
+        if captured.request.method not in SAFE:
+            self._changing[mirror.name] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return 202
 
-    async def _compare(self, mirror: plan.Plan, captured: Captured) -> None:
+    async def _compare(self, mirror: plan.Plan, captured: Captured, change: asyncio.Task[None] | None) -> None:
+        """After the `change` that came before it, so that a client who writes and then reads is not told as a difference."""
+        if change:
+            await asyncio.wait({change})
         try:
             async with self._turns:
                 await self._compared(mirror, captured)
