@@ -68,6 +68,15 @@ NONSENSE = [
     ("dead-letters retry left x --body /nowhere", "/nowhere"),
     ("up --except nobody", "there is no service 'nobody'"),
     ("up --detach", "is running already"),
+    ("canary nobody --weight 5", "there is no service 'nobody'"),
+    ("canary left --weight 5", "left has no canary"),
+    ("canary left --weight 101", "101"),
+    ("explain nothing-of-the-kind", "nothing-of-the-kind"),
+    ("gateway show nobody", "nobody"),
+    ("mirror", "pair has no mirrors"),
+    ("auth withdraw nothing", "nothing"),
+    ("auth revoke --user nobody", "nobody"),
+    ("auth make-api-key nobody", "nobody"),
     ("fly", "fly"),
 ]
 
@@ -102,8 +111,13 @@ SIMPLE = {
     "token": ["ann"],
     "env": ["left"],
     "dead-letters": ["list"],
+    "auth": ["keys"],
+    "canary": ["left", "--weight", "10"],
+    "explain": ["GET", "/left/notes"],
+    "gateway": ["diff"],
 }
-WITHOUT_HOST = {"up", "down", "describe", "contract", "doctor"}
+# These have something to say all the same: what was derived, what the gateway did last, what mirrors have found.
+WITHOUT_HOST = {"up", "down", "describe", "contract", "doctor", "gateway", "explain", "mirror"}
 OF_THE_MANIFEST = {"up", "describe", "contract", "migrate", "doctor"}
 
 
