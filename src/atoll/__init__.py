@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from starlette.datastructures import UploadFile as UploadFile
     from starlette.requests import Request as Request
     from starlette.responses import Response as Response
+    from starlette.websockets import WebSocket as WebSocket
 
     from atoll.database.ports import Database as Database
     from atoll.database.ports import Transaction as Transaction
@@ -70,6 +71,7 @@ _HOMES = {
     "Transaction": "atoll.database.ports",
     "Unauthorized": "atoll.errors",
     "UploadFile": "starlette.datastructures",
+    "WebSocket": "starlette.websockets",
 }
 
 __all__ = [
@@ -100,6 +102,7 @@ __all__ = [
     "Transaction",
     "Unauthorized",
     "UploadFile",
+    "WebSocket",
 ]
 
 

@@ -16,6 +16,7 @@ NAMES = {
     "atoll": """
         Body Bug Conflict Cookie Database Delivery Event Forbidden Form Header Invalid Mistake NotFound Outage Page Principal
         Query Refused Request Response Router Secret Service Settings Transaction Unauthorized UploadFile
+        WebSocket
     """,
     "atoll.mongodb": "Collection Database Transaction WriteConflict",
     "atoll.postgresql": "Database Transaction",

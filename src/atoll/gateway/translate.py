@@ -49,6 +49,8 @@ __all__ = ["translate"]
 
 _SAFE = frozenset({"GET", "HEAD"})
 _IDEMPOTENCY_KEY = "idempotency-key"
+# Envoy takes it off every request that is no upgrade, so that it tells the two apart.
+_UPGRADE = "upgrade"
 _HEALTH = "/health"
 _PORT = re.compile(r":\d+$")
 _OTLP_PORT = 4318
@@ -228,8 +230,13 @@ def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
 
 
 def _routes(offer: Offer, cluster: str, listener: Listener) -> list[Route]:
-    """One, or two where only a request with an Idempotency-Key may be repeated: the one with the key comes first."""
+    """One, or two where those requests are treated otherwise that carry a header, the one with the header first: an upgrade, or
+    an Idempotency-Key where only with it a request may be repeated.
+    """
     route = _route(offer, cluster, listener)
+    if offer.operation.websocket:
+        socket = replace(route, methods=("GET",), timeout_s=None, try_timeout_s=None, header=_UPGRADE, websocket=True)
+        return [socket, route]
     if route.repeatable or not offer.operation.idempotent:
         return [route]
     keyed = replace(route, repeatable=True, try_timeout_s=offer.operation.try_timeout_s, header=_IDEMPOTENCY_KEY)
@@ -240,7 +247,7 @@ def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
     operation = offer.operation
     body_limit_bytes = operation.body_limit_bytes or (listener.body_limit_bytes if operation.streaming else BODY_LIMIT_BYTES)
     # HEAD follows GET (RFC 9110 §9.3.2).
-    methods = ("GET", "HEAD") if operation.method == "GET" and not operation.websocket else (operation.method,)
+    methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
     repeatable = operation.repeatable or _SAFE.issuperset(methods)
     return Route(
         name=offer.name,
@@ -255,13 +262,12 @@ def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
         rate_limit=operation.rate_limit,
         body_limit_bytes=body_limit_bytes,
         whole_body=operation.whole_body and body_limit_bytes <= _KEPT_BYTES,
-        websocket=operation.websocket,
     )
 
 
 def _timeout_s(operation: Operation) -> float | None:
     """The gateway waits longer than the handler may take, so that it is the handler's own timeout that is reported."""
-    if operation.streaming or operation.websocket:
+    if operation.streaming:
         return None
     if operation.timeout_s is None:
         return BUDGETS.gateway_s

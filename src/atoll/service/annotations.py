@@ -27,6 +27,7 @@ __all__ = [
     "is_response",
     "is_scalar",
     "is_scalars",
+    "is_socket",
     "is_streaming",
     "is_union",
     "is_upload",
@@ -121,6 +122,10 @@ def is_pydantic(annotation: Any) -> bool:
 
 def is_request(annotation: Any) -> bool:
     return _qualified(annotation) == "starlette.requests.Request"
+
+
+def is_socket(annotation: Any) -> bool:
+    return _qualified(annotation) == "starlette.websockets.WebSocket"
 
 
 def is_upload(annotation: Any) -> bool:

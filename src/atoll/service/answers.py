@@ -1,15 +1,19 @@
-"""What a request is answered, before it is sent."""
+"""What a request is answered, and how it is sent."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["ASGI", "Answer", "Receive", "Scope", "Send"]
+from atoll.service.problems import MEDIA_TYPE, Problem
+
+__all__ = ["ASGI", "Answer", "Receive", "Scope", "Send", "answer_of", "refuse", "send_answer"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
+_DENIAL = "websocket.http.response"
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -23,3 +27,26 @@ class Answer:
         self.body = body
         self.headers = headers
         self.response = response
+
+
+def answer_of(problem: Problem) -> Answer:
+    return Answer(problem.status, problem.body(), [_PROBLEM, *problem.headers])
+
+
+async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
+    """Answers with `problem`."""
+    await send_answer(scope, send, answer_of(problem))
+
+
+async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
+    """A HEAD has the headers of its GET and no body (RFC 9110 §9.3.2). A WebSocket that is refused stays a request."""
+    headers = answer.headers
+    if answer.status not in (204, 304):
+        headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
+    kind = "http.response" if scope["type"] == "http" else _DENIAL
+    if kind == _DENIAL and _DENIAL not in scope.get("extensions", ()):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+    body = b"" if scope.get("method") == "HEAD" else answer.body
+    await send({"type": f"{kind}.body", "body": body})

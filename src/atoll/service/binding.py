@@ -17,7 +17,7 @@ from atoll.service.validation import Fault, decode_other, faults
 
 __all__ = ["INJECTED", "Binder", "body_reader", "cookies_of"]
 
-INJECTED = (From.REQUEST, From.PRINCIPAL, From.TRANSACTION, From.DATABASE, From.DELIVERY, From.PROVIDED)
+INJECTED = (From.REQUEST, From.SOCKET, From.PRINCIPAL, From.TRANSACTION, From.DATABASE, From.DELIVERY, From.PROVIDED)
 """What the injector fills in."""
 
 Read = Callable[[Call], Any]

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.websockets import WebSocket
 
     from atoll.delivery.handling import Delivery
     from atoll.service.principal import Principal
@@ -31,6 +32,7 @@ class Call:
         "principal",
         "receive",
         "scope",
+        "socket",
         "transaction",
     )
 
@@ -42,6 +44,7 @@ class Call:
         self.form: Any = None
         self.principal: Principal | None = None
         self.transaction: Any = None
+        self.socket: WebSocket | None = None
         self.delivery: Delivery | None = None
         self._headers: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None

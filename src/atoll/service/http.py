@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from atoll.delivery.faults import FAULTS
-from atoll.errors import Bug, Forbidden, Malformed, Refused, TooLarge, Unauthorized
+from atoll.errors import Bug, Malformed, Refused, TooLarge
 from atoll.service import annotations as types
 from atoll.service import context
-from atoll.service.answers import ASGI, Answer, Receive, Scope, Send
+from atoll.service.answers import ASGI, Answer, Receive, Scope, Send, answer_of, refuse, send_answer
 from atoll.service.binding import INJECTED, Binder
 from atoll.service.caching import Answers, Cached
+from atoll.service.callers import Verify, caller
 from atoll.service.calls import Call
 from atoll.service.handlers import in_thread
 from atoll.service.operations import From, Operation
-from atoll.service.principal import Principal
-from atoll.service.problems import MEDIA_TYPE, Problem, problem_of
+from atoll.service.problems import Problem, problem_of
 from atoll.service.repeats import Claim, Repeats
 from atoll.service.routes import Routes
 from atoll.system.budgets import BUDGETS
@@ -38,34 +38,26 @@ from atoll.telemetry.spans import Parent
 if TYPE_CHECKING:
     from atoll.service.injection import Injector
     from atoll.service.service import Service
+    from atoll.service.sockets import SocketEndpoint
     from atoll.service.tracing import Tracing, _Request
 
-__all__ = ["App", "TokenMissing", "Verify", "build_app", "refuse"]
-
-Verify = Callable[[str], Principal]
-"""Turns a token into its Principal; raises Unauthorized."""
+__all__ = ["App", "build_app"]
 
 _log = logging.getLogger("atoll.service")
 _FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
-_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
-
-
-class TokenMissing(Unauthorized):
-    """An operation that needs a token was called without one."""
-
-    code = "token_missing"
-
-    def __init__(self) -> None:
-        super().__init__("a token is required", hint="send the header authorization: Bearer <token>")
+_NEEDS_UPGRADE = Problem(
+    426, "upgrade_required", "this path takes WebSockets", headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
+)
 
 
 def build_app(service: Service, *, database: Any, verify: Verify, injector: Injector, tracing: Tracing | None = None) -> App:
     """The ASGI application of `service`. `database` is None for a service without one."""
     kit = _Kit(database, verify, injector)
-    endpoints = [(one.method, one.path, _Endpoint(one, kit)) for one in service.operations]
-    return App(endpoints, _mounted(service, verify), kit.answers, tracing)
+    operations = service.operations
+    endpoints = [_Endpoint(one, kit) for one in operations if not one.websocket]
+    return App(endpoints, _sockets(operations, kit), _mounted(service, verify), kit.answers, tracing)
 
 
 class App:
@@ -76,25 +68,30 @@ class App:
 
     def __init__(
         self,
-        endpoints: list[tuple[str, str, _Endpoint]],
+        endpoints: list[_Endpoint],
+        sockets: list[SocketEndpoint],
         mounted: ASGI | None,
         answers: Answers,
         tracing: Tracing | None = None,
     ) -> None:
         self.answers = answers
-        self._routes: Routes[_Endpoint] = Routes(endpoints)
+        self._routes: Routes[_Endpoint] = Routes((one.operation.method, one.operation.path, one) for one in endpoints)
+        self._sockets: Routes[SocketEndpoint] = Routes(("GET", one.operation.path, one) for one in sockets)
         self._mounted = mounted
         self._tracing = tracing
-        self.meters = {endpoint.operation.id: endpoint.meter for _, _, endpoint in endpoints}
+        meters = {one.operation.id: one.meter for one in endpoints}
+        self.meters = {**meters, **{one.operation.id: one.meter for one in sockets}}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._other(scope, receive, send)
             return
         trace = _trace(scope["headers"])
         token = context.enter(trace)
         try:
-            if self._tracing is not None and (parent := Parent.of(trace.parent)):
+            if scope["type"] == "websocket":
+                await self._socket(scope, receive, send)
+            elif self._tracing is not None and (parent := Parent.of(trace.parent)):
                 await self._traced(self._tracing.request(parent, scope, send), scope, receive)
             else:
                 await self._request(scope, receive, send)
@@ -110,29 +107,31 @@ class App:
             span.end(endpoint.operation if endpoint else None)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._routes.find(scope["path"], scope.get("raw_path"))
-        if found is None:
-            if self._mounted is not None:
-                await self._mounted(scope, receive, send)
-            else:
-                await _send(scope, send, _answer_of(Problem(404, "not_found", f"there is no {scope['path'][:200]} here")))
-            return
-        verbs, path = found
+        verbs, path = self._routes.find(scope["path"], scope.get("raw_path")) or ({}, ())
         method = scope["method"]
         endpoint = verbs.get(method) or (verbs.get("GET") if method == "HEAD" else None)
-        if endpoint is None and self._mounted is not None:
+        if endpoint is not None:
+            await endpoint(Call(scope, receive, path), send)
+        elif method in ("GET", "HEAD") and self._sockets.find(scope["path"], scope.get("raw_path")) is not None:
+            await refuse(scope, send, _NEEDS_UPGRADE)
+        elif self._mounted is not None:
             await self._mounted(scope, receive, send)
-            return
-        if endpoint is None:
-            await _send(scope, send, _answer_of(_wrong_verb(method, verbs)))
-            return
-        await endpoint(Call(scope, receive, path), send)
+        else:
+            await refuse(scope, send, _wrong_verb(method, verbs) if verbs else _nothing(scope))
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._sockets.find(scope["path"], scope.get("raw_path"))
+        if found is not None:
+            verbs, path = found
+            await verbs["GET"](Call(scope, receive, path), send)
+        elif self._mounted is not None:
+            await self._mounted(scope, receive, send)
+        else:
+            await refuse(scope, send, _nothing(scope))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._mounted is not None:
             await self._mounted(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
 
@@ -199,7 +198,7 @@ class _Endpoint:
         try:
             answer = await self._answer(call)
         except Exception as error:
-            answer = _answer_of(problem_of(error))
+            answer = answer_of(problem_of(error))
         self.meter.count(answer.status or getattr(answer.response, "status_code", 200), perf_counter() - started)
         if answer.response is not None:
             try:
@@ -207,10 +206,10 @@ class _Endpoint:
             except _SplitHeader as error:
                 await refuse(call.scope, send, problem_of(error))
         else:
-            await _send(call.scope, send, answer)
+            await send_answer(call.scope, send, answer)
 
     async def _answer(self, call: Call) -> Answer:
-        self._authorize(call)
+        call.principal = caller(self._operation, call.scope, self._kit.verify)
         claim = self._repeats.claim(call) if self._repeats is not None else None
         limit = asyncio.timeout(self._timeout_s)
         reading = True
@@ -233,20 +232,6 @@ class _Endpoint:
             if not limit.expired():
                 raise
             raise _too_late(self._timeout_s, reading) from None
-
-    def _authorize(self, call: Call) -> None:
-        """The token is verified even where none is needed, if one is there: a handler may ask who calls."""
-        operation = self._operation
-        bearer = _bearer(call.scope["headers"])
-        if bearer is None:
-            if not operation.public:
-                raise TokenMissing
-            return
-        if operation.public and operation.one(From.PRINCIPAL) is None:
-            return
-        call.principal = self._kit.verify(bearer)
-        if operation.scope is not None and operation.scope not in call.principal.scopes:
-            raise Forbidden(f"the token lacks the scope {operation.scope}", scope=operation.scope)
 
     async def _run(self, call: Call, limit: asyncio.Timeout, claim: Claim | None) -> Answer:
         """The answer is encoded before the commit: what can't be encoded must not have changed anything.
@@ -314,21 +299,6 @@ def _unsplit(send: Send) -> Send:
     return checked
 
 
-async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
-    """Answers with `problem`."""
-    await _send(scope, send, _answer_of(problem))
-
-
-async def _send(scope: Scope, send: Send, answer: Answer) -> None:
-    """A HEAD has the headers of its GET and no body (RFC 9110 §9.3.2)."""
-    headers = answer.headers
-    if answer.status not in (204, 304):
-        headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    body = b"" if scope["method"] == "HEAD" else answer.body
-    await send({"type": "http.response.body", "body": body})
-
-
 def _headers_of(operation: Operation) -> list[tuple[bytes, bytes]]:
     """What a success is sent with. What depends on who calls stays nowhere on its way unless `cache=` says that it may."""
     headers = [] if operation.status == 204 else [_JSON]
@@ -337,8 +307,8 @@ def _headers_of(operation: Operation) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _answer_of(problem: Problem) -> Answer:
-    return Answer(problem.status, problem.body(), [_PROBLEM, *problem.headers])
+def _nothing(scope: Scope) -> Problem:
+    return Problem(404, "not_found", f"there is no {scope['path'][:200]} here")
 
 
 def _wrong_verb(method: str, verbs: Mapping[str, Any]) -> Problem:
@@ -364,14 +334,6 @@ def _trace(headers: list[tuple[bytes, bytes]]) -> context.Trace:
         elif name == b"traceparent":
             parent = value.decode("latin-1")
     return context.Trace(request_id, parent)
-
-
-def _bearer(headers: list[tuple[bytes, bytes]]) -> str | None:
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").partition(" ")
-            return token.strip() if scheme.lower() == "bearer" else None
-    return None
 
 
 async def _read_body(call: Call, limit_bytes: int) -> bytes:
@@ -458,32 +420,17 @@ def _mounted(service: Service, verify: Verify) -> ASGI | None:
     """The service's own application, behind the token check unless it checks its callers itself."""
     if service.app is None:
         return None
-    from atoll.service.mounting import as_asgi
+    from atoll.service.mounting import as_asgi, guarded
 
     app: ASGI = as_asgi(service.app)
-    if service.app_public:
-        return app
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                bearer = _bearer(scope["headers"])
-                if bearer is None:
-                    raise TokenMissing
-                scope = {**scope, "headers": _claimed(scope["headers"], verify(bearer))}
-            except Unauthorized as error:
-                await _send(scope, send, _answer_of(problem_of(error)))
-                return
-        await app(scope, receive, send)
-
-    return guarded
+    return app if service.app_public else guarded(app, verify)
 
 
-def _claimed(headers: list[tuple[bytes, bytes]], principal: Principal) -> list[tuple[bytes, bytes]]:
-    """The gateway's claim headers as this service verified them: whoever comes past the gateway may have made them up.
+def _sockets(operations: Iterable[Operation], kit: _Kit) -> list[SocketEndpoint]:
+    """Imported only where there are any."""
+    found = [one for one in operations if one.websocket]
+    if not found:
+        return []
+    from atoll.service.sockets import SocketEndpoint
 
-    WSGI reads `x_atoll_subject` as the same name.
-    """
-    kept = [(name, value) for name, value in headers if not name.replace(b"_", b"-").startswith(b"x-atoll-")]
-    scopes = " ".join(sorted(principal.scopes))
-    return [*kept, (b"x-atoll-subject", principal.id.encode()), (b"x-atoll-scope", scopes.encode())]
+    return [SocketEndpoint(one, kit.verify, kit.injector) for one in found]

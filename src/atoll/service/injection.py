@@ -26,7 +26,7 @@ __all__ = ["Injector", "Lifetime", "Provider"]
 
 Lifetime = Literal["service", "call"]
 _UNMADE: Any = object()
-_CALL_ONLY = (From.REQUEST, From.PRINCIPAL, From.TRANSACTION, From.DELIVERY)
+_CALL_ONLY = (From.REQUEST, From.SOCKET, From.PRINCIPAL, From.TRANSACTION, From.DELIVERY)
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -115,6 +115,8 @@ class Injector:
                 return self.database
             case From.REQUEST:
                 return call.request()
+            case From.SOCKET:
+                return call.socket
         return self._values.get(argument.type, _UNMADE)
 
     async def _provided(self, argument: Argument, call: Call) -> Any:

@@ -8,22 +8,49 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from atoll.errors import SystemMistake
+from atoll.errors import SystemMistake, Unauthorized
+from atoll.service.answers import ASGI, Receive, Scope, Send, refuse
+from atoll.service.callers import TokenMissing, Verify, claimed, token_of, without_token
+from atoll.service.problems import problem_of
 
-__all__ = ["as_asgi"]
+__all__ = ["as_asgi", "guarded", "is_asgi"]
 
 
 def as_asgi(app: Any) -> Any:
     """`app` if it is ASGI, else an adapter around it. Raises SystemMistake when it is neither."""
+    return app if is_asgi(app) else _wsgi(app)
+
+
+def guarded(app: ASGI, verify: Verify) -> ASGI:
+    """`app` for whoever has a token, as a request or as a WebSocket; it reads who that is in the claim headers."""
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            try:
+                token = token_of(scope)
+                if token is None:
+                    raise TokenMissing
+                scope = without_token(scope) if scope["type"] == "websocket" else scope
+                scope = {**scope, "headers": claimed(scope["headers"], verify(token))}
+            except Unauthorized as error:
+                await refuse(scope, send, problem_of(error))
+                return
+        await app(scope, receive, send)
+
+    return checked
+
+
+def is_asgi(app: Any) -> bool:
+    """Else it is WSGI. Raises SystemMistake when it is neither."""
     if not callable(app):
         raise SystemMistake(f"app={app!r} is no application", hint="an ASGI or WSGI callable")
     if inspect.iscoroutinefunction(app if inspect.isroutine(app) else type(app).__call__):
-        return app
+        return True
     match _required(app):
         case 3:
-            return app
+            return True
         case 2:
-            return _wsgi(app)
+            return False
     raise SystemMistake(
         f"app={app!r} is no application", hint="ASGI takes (scope, receive, send), WSGI (environ, start_response)"
     )

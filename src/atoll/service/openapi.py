@@ -10,6 +10,7 @@ import msgspec
 
 from atoll.service import annotations as types
 from atoll.service import caching, repeats
+from atoll.service.mounting import is_asgi
 from atoll.service.operations import BODY_LIMIT_BYTES, Argument, From, Operation
 from atoll.service.problems import title
 from atoll.service.schemas import Schemas
@@ -88,6 +89,8 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     described["security"] = [] if operation.public else [{"token": [operation.scope] if operation.scope else []}]
     if operation.timeout_s is not None:
         described["x-atoll-timeout-s"] = operation.timeout_s
+    if operation.websocket:
+        described["x-atoll-upgrade"] = "websocket"
     if operation.streaming:
         described["x-atoll-streaming"] = True
     if operation.repeatable:
@@ -252,10 +255,10 @@ def _add_mounted(service: Service, paths: dict[str, Any]) -> None:
     for number, path in enumerate(dict.fromkeys((root, f"{root}/{{rest:path}}", *own))):
         item = paths.setdefault(path, {})
         for method in MOUNTED_METHODS:
-            item.setdefault(method, _mounted(service, f"app_{method}_{number}", path))
+            item.setdefault(method, _mounted(service, method, f"app_{method}_{number}", path))
 
 
-def _mounted(service: Service, id: str, path: str) -> dict[str, Any]:
+def _mounted(service: Service, method: str, id: str, path: str) -> dict[str, Any]:
     names = [segment[1:-1].removesuffix(":path") for segment in path.split("/") if segment.startswith("{")]
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     return {
@@ -265,6 +268,7 @@ def _mounted(service: Service, id: str, path: str) -> dict[str, Any]:
         "responses": {"default": {"description": "Whatever the application answers"}},
         "security": [] if service.app_public else [{"token": []}],
         "x-atoll-streaming": True,
+        **({"x-atoll-upgrade": "websocket"} if method == "get" and is_asgi(service.app) else {}),
     }
 
 

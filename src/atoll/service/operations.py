@@ -28,11 +28,13 @@ from atoll.system.rates import Rate
 
 __all__ = [
     "BODY_LIMIT_BYTES",
+    "MESSAGE_LIMIT_BYTES",
     "REQUIRED",
     "Argument",
     "From",
     "Operation",
     "Options",
+    "SocketOptions",
     "Subscription",
     "arguments_of",
     "declared_at",
@@ -46,6 +48,7 @@ _EVENT_TYPE = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$")
 _DURATION = re.compile(r"([0-9]{1,6})(s|min|h|d)")
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _WITHOUT_BODY = ("GET", "DELETE")
+MESSAGE_LIMIT_BYTES = 1 << 20
 
 
 class From(enum.Enum):
@@ -59,6 +62,7 @@ class From(enum.Enum):
     FORM = "form"
     FILE = "file"
     REQUEST = "request"
+    SOCKET = "socket"
     PRINCIPAL = "principal"
     TRANSACTION = "transaction"
     DATABASE = "database"
@@ -112,8 +116,24 @@ class Options(TypedDict, total=False):
     try_timeout_s: float
 
 
+class SocketOptions(TypedDict, total=False):
+    """What `websocket` may say: what `Options` says of the same names, and `message_limit_bytes`, of one message that is
+    received, instead of 1 MiB. A larger one closes the socket (1009).
+    """
+
+    scope: str
+    public: bool
+    raises: Sequence[type[AtollError]]
+    rate_limit: str
+    id: str
+    tags: Sequence[str]
+    message_limit_bytes: int
+
+
 class Operation(msgspec.Struct, frozen=True):
-    """One verb on one path. `where` is file:line of its handler."""
+    """One verb on one path. `where` is file:line of its handler. `websocket`: the request becomes one, and
+    `message_limit_bytes` is the largest message that it takes.
+    """
 
     id: str
     method: str
@@ -136,6 +156,20 @@ class Operation(msgspec.Struct, frozen=True):
     sees_caller: bool = False
     repeatable: bool = False
     try_timeout_s: float | None = None
+    websocket: bool = False
+    message_limit_bytes: int = MESSAGE_LIMIT_BYTES
+
+    @classmethod
+    def of_socket(
+        cls, path: str, handler: Callable[..., Any], options: SocketOptions, names: Mapping[str, Any] | None = None
+    ) -> Operation:
+        """A GET that becomes a WebSocket. Raises SystemMistake."""
+        shared: Any = {name: value for name, value in options.items() if name != "message_limit_bytes"}
+        opening = cls.derive("GET", path, handler, shared, names)
+        limit_bytes = options.get("message_limit_bytes", MESSAGE_LIMIT_BYTES)
+        socket = replace(opening, returns=Any, status=101, websocket=True, message_limit_bytes=limit_bytes)
+        _check_socket(socket, {one.source for one in socket.arguments})
+        return socket
 
     @classmethod
     def derive(
@@ -193,6 +227,7 @@ class Operation(msgspec.Struct, frozen=True):
         settled = replace(self, arguments=tuple(_settle(argument, provided) for argument in self.arguments))
         seen = {one.source for one in _seen(settled.arguments, provided)}
         _check_cache(settled, seen)
+        _check_socket(settled, seen)
         return replace(settled, sees_caller=From.PRINCIPAL in seen)
 
     @property
@@ -356,6 +391,8 @@ def _by_type(parameter: inspect.Parameter, annotation: Any) -> Argument | None:
     inner = types.optional_of(annotation) or annotation
     if types.is_request(annotation):
         source = From.REQUEST
+    elif types.is_socket(annotation):
+        source = From.SOCKET
     elif types.is_upload(annotation):
         return Argument(parameter.name, From.FILE, annotation, parameter.name, _or_none(parameter, annotation))
     elif inner is Principal:
@@ -408,7 +445,7 @@ def _of_subscription(position: int, parameter: inspect.Parameter, hints: Mapping
             return Argument(parameter.name, From.EVENT, annotation)
         raise SystemMistake(f"{_show(annotation)} can't hold an event", where=where, hint="a Struct with the fields you need")
     argument = _injected(parameter, annotation, where)
-    if argument.source in (From.PRINCIPAL, From.REQUEST, From.FILE):
+    if argument.source in (From.PRINCIPAL, From.REQUEST, From.SOCKET, From.FILE):
         raise SystemMistake(
             f"an event has no {argument.source.value}", where=where, hint="what it needs belongs into the event"
         )
@@ -542,6 +579,33 @@ def _check_access(operation: Operation) -> None:
         raise SystemMistake(f"{name}: a public operation may have no caller", where=where, hint=f"{who.name}: Principal | None")
     if operation.one(From.DELIVERY):
         raise SystemMistake(f"{name}: only an event handler has a Delivery", where=where)
+
+
+def _check_socket(operation: Operation, seen: set[From]) -> None:
+    """A socket may be open for days: a transaction can't be, and there is no body and no answer to a request."""
+    where, name = operation.where, operation.handler.__name__
+    if not operation.websocket:
+        if From.SOCKET in seen:
+            raise SystemMistake(
+                f"{name}: a request has no WebSocket", where=where, hint=f'@service.websocket("{operation.path}")'
+            )
+        return
+    if operation.one(From.SOCKET) is None:
+        raise SystemMistake(f"{name} takes no WebSocket", where=where, hint=f"async def {name}(socket: WebSocket, …)")
+    if not inspect.iscoroutinefunction(operation.handler):
+        raise SystemMistake(f"{name}: a WebSocket is awaited", where=where, hint=f"async def {name}(…)")
+    if From.TRANSACTION in seen:
+        raise SystemMistake(
+            f"{name}: a transaction can't be open as long as a WebSocket",
+            where=where,
+            hint="take a Database, and for each message: async with database.transaction() as tx",
+        )
+    if From.REQUEST in seen:
+        raise SystemMistake(
+            f"{name}: a WebSocket has no Request", where=where, hint="the WebSocket has its headers and its URL"
+        )
+    if operation.message_limit_bytes < 1:
+        raise SystemMistake(f"{name}: message_limit_bytes={operation.message_limit_bytes}", where=where, hint="1 or more")
 
 
 def _check_tries(operation: Operation) -> None:

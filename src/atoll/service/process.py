@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from atoll.errors import DatabaseOutage
+from atoll.service.answers import refuse
 from atoll.service.environment import Environment
 from atoll.service.handlers import Observed, build_handlers, run_hooks
 from atoll.service.health import Health
-from atoll.service.http import build_app, refuse
+from atoll.service.http import build_app
 from atoll.service.injection import Injector
 from atoll.service.keys import KeyFeed
 from atoll.service.metrics import Metrics
 from atoll.service.principal import Principal
 from atoll.service.problems import Problem
-from atoll.service.server import Server
+from atoll.service.server import Server, message_limit_bytes
 from atoll.service.settings import Sources
 from atoll.service.stalls import StallWatch
 from atoll.service.storage import database_of, migrations_of
@@ -84,7 +85,8 @@ class Process:
 
     async def run(self) -> None:
         self._keys.load()
-        server = Server(self._route, tls=self._tls.context if self._tls else None)
+        limit_bytes = message_limit_bytes(self._service)
+        server = Server(self._route, tls=self._tls.context if self._tls else None, message_limit_bytes=limit_bytes)
         following = asyncio.create_task(self._tls.follow()) if self._tls else None
         with self._signals(), _listening(self._environment.listen) as listener:
             await server.start(listener)

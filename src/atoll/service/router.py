@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from atoll.errors import SystemMistake
 from atoll.service.injection import Lifetime, Provider
-from atoll.service.operations import Argument, Operation, Options, Subscription, arguments_of
+from atoll.service.operations import Argument, Operation, Options, SocketOptions, Subscription, arguments_of
 
 if TYPE_CHECKING:
     from atoll.service.static import Files
@@ -50,6 +50,17 @@ class Router:
     def delete(self, path: str, **options: Unpack[Options]) -> Callable[[F], F]:
         return self._operation("DELETE", path, options)
 
+    def websocket(self, path: str, **options: Unpack[SocketOptions]) -> Callable[[F], F]:
+        """Takes WebSockets: `async def chat(socket: WebSocket, …)`, which has to accept it. Needs `atoll[websocket]`."""
+        names = sys._getframe(1).f_locals
+        full = self._full(path)
+
+        def declare(handler: F) -> F:
+            self._add(Operation.of_socket(full, handler, options, names))
+            return handler
+
+        return declare
+
     def static(self, prefix: str, folder: str) -> Files:
         """Answers below `prefix` with the files of `folder`, a path from the file that calls this. To anybody, no token asked.
 
@@ -62,8 +73,7 @@ class Router:
         files = Files(full, Path(caller.f_code.co_filename).parent / folder, f"{caller.f_code.co_filename}:{caller.f_lineno}")
         name = re.sub(r"\W+", "_", f"static{full}")
         operation = Operation.derive("GET", f"{full}/{{file:path}}", files.answer, {"id": name, "public": True})
-        refuse_twice(self._operations, operation)
-        self._operations.append(operation)
+        self._add(operation)
         return files
 
     def on(self, type: str, *, alone: bool = False) -> Callable[[F], F]:
@@ -106,15 +116,20 @@ class Router:
 
     def _operation(self, method: str, path: str, options: Options) -> Callable[[F], F]:
         names = sys._getframe(2).f_locals
-        full = self._prefix + path if path != "/" or not self._prefix else self._prefix
+        full = self._full(path)
 
         def declare(handler: F) -> F:
-            operation = Operation.derive(method, full, handler, options, names)
-            refuse_twice(self._operations, operation)
-            self._operations.append(operation)
+            self._add(Operation.derive(method, full, handler, options, names))
             return handler
 
         return declare
+
+    def _full(self, path: str) -> str:
+        return self._prefix + path if path != "/" or not self._prefix else self._prefix
+
+    def _add(self, operation: Operation) -> None:
+        refuse_twice(self._operations, operation)
+        self._operations.append(operation)
 
     def _all(self) -> Iterator[Router]:
         """This one and everything taken in, in the order of `include`."""

@@ -1,6 +1,7 @@
 """The HTTP/1.1 server of a service process: uvicorn, driven by the process instead of by its own command.
 
-HTTP/2, WebSocket and the access log are the gateway's. Signals are the process's: it drains first.
+HTTP/2 and the access log are the gateway's. Signals are the process's: it drains first. WebSockets are taken where a service
+declares them, or mounts an ASGI application: only there is the library for them imported.
 """
 
 from __future__ import annotations
@@ -11,26 +12,48 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-__all__ = ["Server"]
+from atoll.errors import SystemMistake
+from atoll.service.mounting import is_asgi
 
+if TYPE_CHECKING:
+    from atoll.service.service import Service
+
+__all__ = ["Server", "message_limit_bytes"]
+
+_log = logging.getLogger("atoll.service")
+_INSTALL = "pip install 'atoll[websocket]'"
+_MOUNTED_BYTES = 16 << 20  # what uvicorn lets an application's WebSockets take everywhere
 _KEEP_ALIVE_S = 75  # longer than the gateway's, so that it is always the gateway that closes an idle connection
 
 
 class Server:
-    """Serves `app`, an ASGI application, from `start` to `stop`; over TLS when there is a context for it."""
+    """Serves `app`, an ASGI application, from `start` to `stop`; over TLS when there is a context for it.
 
-    def __init__(self, app: Any, *, keep_alive_s: int = _KEEP_ALIVE_S, tls: ssl.SSLContext | None = None) -> None:
+    `message_limit_bytes` is of the largest message that a WebSocket takes; without it, none is taken.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        keep_alive_s: int = _KEEP_ALIVE_S,
+        tls: ssl.SSLContext | None = None,
+        message_limit_bytes: int | None = None,
+    ) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._config = uvicorn.Config(
             app,
             interface="asgi3",
             loop="none",
             http="httptools",
-            ws="none",
+            ws="none" if message_limit_bytes is None else "websockets-sansio",
+            ws_max_size=message_limit_bytes or 0,
+            ws_per_message_deflate=False,  # it keeps a window for each socket, and tells secrets by the length of messages
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -52,11 +75,34 @@ class Server:
         )
 
     async def stop(self, timeout_s: float) -> None:
-        """Takes no further connection, closes idle ones, lets requests in hand finish; after `timeout_s` they are cancelled."""
+        """Takes no further connection, closes idle ones, and WebSockets with code 1012, "service restart". Lets requests in
+        hand finish; after `timeout_s` they are cancelled.
+        """
         self._config.timeout_graceful_shutdown = max(1, round(timeout_s))
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving
+
+
+def message_limit_bytes(service: Service) -> int | None:
+    """Of the largest message that a WebSocket of `service` takes; None when it takes none.
+
+    Raises SystemMistake when it declares one and the library is not installed.
+    """
+    declared = [one for one in service.operations if one.websocket]
+    mounted = service.app is not None and is_asgi(service.app)
+    if not declared and not mounted:
+        return None
+    if find_spec("websockets") is None:
+        if declared:
+            raise SystemMistake(
+                f"{service.name}: WebSockets need the package websockets, which is not installed",
+                where=declared[0].where,
+                hint=_INSTALL,
+            )
+        _log.info("WebSockets of the application are not taken: %s", _INSTALL)
+        return None
+    return max([one.message_limit_bytes for one in declared] + [_MOUNTED_BYTES] * mounted)
 
 
 class _Quiet(uvicorn.Server):

@@ -27,9 +27,9 @@ _KINDS = ("sqlite", "postgresql", "mongodb", None)
 class Service(Router):
     """One process, one purpose, one database of its own. Declaring connects to nothing and reads nothing.
 
-    `app` is an ASGI or WSGI application that answers what no operation here does; it checks its callers itself when `public`
-    is true, otherwise a token is required as everywhere. `folder` is the one that its package lies in, told from the file
-    that made it.
+    `app` is an ASGI or WSGI application that answers what no operation here does; ASGI takes WebSockets too. It checks its
+    callers itself when `public` is true, otherwise a token is required as everywhere. `folder` is the one that its package
+    lies in, told from the file that made it.
     """
 
     def __init__(
