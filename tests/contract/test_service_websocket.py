@@ -226,9 +226,10 @@ async def test_a_handler_may_answer_instead(chat: Running) -> None:
         ("bug", 1011, "internal"),
         ("x" * 1001, 1009, "a message is larger than 1,000 bytes"),
         ("ä" * 501, 1009, "a message is larger than 1,000 bytes"),
+        (b"hello", 1003, "this socket takes text only"),
     ],
 )
-async def test_afterwards_it_is_a_close_code(chat: Running, said: str, code: int, reason: str) -> None:
+async def test_afterwards_it_is_a_close_code(chat: Running, said: str | bytes, code: int, reason: str) -> None:
     async with chat.open("/chat/open") as socket:
         await socket.send("x" * 1000)
         await socket.send(said)
@@ -249,6 +250,10 @@ async def test_an_unexpected_error_is_logged_and_a_client_that_leaves_is_not(
         await socket.recv()
     async with chat.open("/chat/open"):
         pass
+    for said in ("close", b"wrong kind"):
+        async with chat.open("/chat/open") as socket:
+            await socket.send(said)
+            await end(socket)
     async with chat.open("/chat/open") as socket:
         await socket.send("bug")
         await end(socket)

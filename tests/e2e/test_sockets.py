@@ -32,9 +32,9 @@ class Sockets:
     def address(self) -> str:
         return self.system.url.removeprefix("http://")
 
-    def open(self, path: str, user: str = "", protocols: tuple[str, ...] = (), **headers: str) -> connect:
+    def open(self, path: str, user: str = "", *, protocols: tuple[str, ...] = (), cookie: str = "") -> connect:
         """At the gateway, with the token of `user`."""
-        headers |= self.bearer(user) if user else {}
+        headers = {**(self.bearer(user) if user else {}), **({"cookie": cookie} if cookie else {})}
         offered = [Subprotocol(one) for one in protocols] or None
         url = f"ws://{self.address}{path}"
         return connect(url, additional_headers=headers, subprotocols=offered, max_size=None, proxy=None)
@@ -42,10 +42,10 @@ class Sockets:
     def bearer(self, user: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.tokens[user]}"}
 
-    async def refused(self, path: str, user: str = "", **headers: str) -> int:
+    async def refused(self, path: str, user: str = "") -> int:
         """The status instead of an upgrade."""
         with pytest.raises(InvalidStatus) as refused:
-            async with self.open(path, user, **headers):
+            async with self.open(path, user):
                 raise AssertionError("it was upgraded")
         return refused.value.response.status_code
 

@@ -22,7 +22,7 @@ NAMES = {
     "atoll.postgresql": "Database Transaction",
     "atoll.sqlalchemy": "Database Session run_migrations",
     "atoll.sqlite": "Database Transaction",
-    "atoll.testing": "UnderTest under_test",
+    "atoll.testing": "Socket UnderTest under_test",
 }
 
 

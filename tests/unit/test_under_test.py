@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
+from starlette.websockets import WebSocketDisconnect
 
-from atoll import Conflict, Delivery, Event, Outage, Principal, Service, Settings
-from atoll.sqlite import Transaction
+from atoll import Conflict, Delivery, Event, Outage, Principal, Service, Settings, WebSocket
+from atoll.sqlite import Database, Transaction
 from atoll.testing import UnderTest, under_test
 
 
@@ -53,6 +55,19 @@ def shop() -> Service:
     @service.get("/orders/{id}", public=True)
     async def order(id: str, tx: Transaction, vat: Vat) -> list[Any]:
         return [await tx.scalar("SELECT note FROM orders WHERE id = $1", id), vat.rate]
+
+    @service.websocket("/orders/counter/{desk}", scope="orders:write")
+    async def counter(socket: WebSocket, desk: str, me: Principal, database: Database) -> None:
+        if desk == "closed":
+            raise Conflict("this desk is closed")
+        await socket.accept(next(iter(socket["subprotocols"]), None))
+        async for id in socket.iter_text():
+            async with database.transaction() as tx:
+                await tx.execute("INSERT INTO orders (id, note) VALUES ($1, $2)", id, desk)
+                await tx.publish(Placed(id, me.id))
+            await socket.send_text(f"{id} at {desk}")
+            if id == "last":
+                await socket.close(4000, "enough")
 
     @service.on("inventory.rejected")
     async def reject(event: Rejected, delivery: Delivery, mood: Mood, tx: Transaction) -> None:
@@ -157,6 +172,32 @@ async def test_during_an_outage_an_event_waits_and_is_handled_once_afterwards(or
 async def test_an_event_that_does_not_fit_names_its_faults(orders: UnderTest) -> None:
     with pytest.raises(Exception, match="id: Expected `str`, got `int`"):
         await orders.deliver("inventory.rejected", {"id": 7})
+
+
+async def test_a_websocket_talks_to_its_handler_and_what_that_publishes_is_there_afterwards(orders: UnderTest) -> None:
+    asked: Any = {"user": "ada", "scopes": ["orders:write"], "protocols": ["v1"]}
+    async with orders.websocket("/orders/counter/east%20wing", **asked) as socket:
+        await socket.send("1")
+        assert (socket.protocol, await socket.receive()) == ("v1", "1 at east wing")
+        await socket.send("last")
+        assert await socket.receive() == "last at east wing"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            await socket.receive()
+
+    assert (closed.value.code, closed.value.reason) == (4000, "enough")
+    assert [one for one in orders.published if isinstance(one, Placed)] == [Placed("1", "ada"), Placed("last", "ada")]
+
+
+async def test_a_websocket_that_is_refused_raises_with_the_answer(orders: UnderTest) -> None:
+    async def refused(desk: str, **asked: Any) -> int:
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            async with orders.websocket(f"/orders/counter/{desk}", **asked):
+                raise AssertionError("it was upgraded")
+        return refused.value.response.status_code
+
+    assert await refused("1") == 401
+    assert await refused("1", user="ada") == 403
+    assert await refused("closed", user="ada", scopes=["orders:write"]) == 409
 
 
 async def test_settings_are_the_tests_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any, Literal
 
+from starlette import websockets
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from atoll.errors import Bug
@@ -24,7 +25,10 @@ from atoll.telemetry.metrics import Meter
 
 __all__ = ["SocketEndpoint"]
 
-_TOO_BIG, _INTERNAL, _TRY_LATER = 1009, 1011, 1013  # RFC 6455 §7.4.1 and IANA's registry of close codes
+# RFC 6455 §7.4.1 and IANA's registry of close codes.
+_WRONG_KIND, _TOO_BIG, _INTERNAL, _TRY_LATER = 1003, 1009, 1011, 1013
+# What a handler hears that goes on after it has closed its socket; older versions of Starlette have no name for it.
+_NOT_CONNECTED: type[Exception] = getattr(websockets, "WebSocketDisconnected", RuntimeError)
 _STATUSES = range(4400, 4500)
 
 
@@ -44,8 +48,7 @@ class SocketEndpoint:
         try:
             await self._talk(call, line)
         except Exception as error:
-            if not _has_left(error):
-                await line.fail(problem_of(error))
+            await line.fail(error)
         else:
             await line.end()
 
@@ -82,7 +85,7 @@ class _Line:
             reason = f"a message is larger than {self._limit_bytes:,} bytes"
             await self._close(_TOO_BIG, reason)
             return {"type": "websocket.disconnect", "code": _TOO_BIG, "reason": reason}
-        return message
+        return _Message(message)
 
     async def send(self, message: Any) -> None:
         """Raises OSError when nobody hears it, which Starlette makes a WebSocketDisconnect."""
@@ -100,8 +103,14 @@ class _Line:
             self._stage = "closed"
         await self._send(message)
 
-    async def fail(self, problem: Problem) -> None:
-        """Told by the best means that are left."""
+    async def fail(self, error: Exception) -> None:
+        """Told by the best means that are left; that nobody is there any more is told to nobody."""
+        if _is_over(error, self._stage == "closed"):
+            return
+        if isinstance(error, _WrongKind) and self._stage == "open":
+            await self._close(_WRONG_KIND, str(error))
+            return
+        problem = problem_of(error)
         if self._stage == "opening":
             await self._refuse(problem)
         elif self._stage == "open":
@@ -110,7 +119,7 @@ class _Line:
     async def end(self) -> None:
         """The handler has returned."""
         if self._stage == "opening":
-            await self.fail(problem_of(Bug("the handler has neither accepted nor closed its WebSocket")))
+            await self.fail(Bug("the handler has neither accepted nor closed its WebSocket"))
         elif self._stage == "open":
             await self._close(1000, "")
 
@@ -125,6 +134,17 @@ class _Line:
     def _opened(self, stage: Literal["open", "closed"], status: int) -> None:
         self._stage = stage
         self._meter.count(status, perf_counter() - self._began)
+
+
+class _WrongKind(Exception):
+    """The client has sent text where bytes are read, or bytes where text is."""
+
+
+class _Message(dict[str, Any]):
+    """Starlette takes for granted that there is what it reads."""
+
+    def __missing__(self, name: str) -> Any:
+        raise _WrongKind(f"this socket takes {name} only")
 
 
 def _refusal(code: int, reason: str) -> Problem:
@@ -144,8 +164,8 @@ def _size_bytes(message: Any) -> int:
     return len(text.encode()) if text is not None else len(message.get("bytes") or b"")
 
 
-def _has_left(error: Exception) -> bool:
+def _is_over(error: Exception, closed: bool) -> bool:
     """Reading and writing at once, in a task group, a handler may hear it several times."""
     if isinstance(error, ExceptionGroup):
-        return all(_has_left(one) for one in error.exceptions)
-    return isinstance(error, WebSocketDisconnect)
+        return all(_is_over(one, closed) for one in error.exceptions)
+    return isinstance(error, WebSocketDisconnect) or (closed and isinstance(error, _NOT_CONNECTED))

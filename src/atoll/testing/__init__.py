@@ -7,6 +7,7 @@ Read first: `under_test.py`; `databases.py` is where databases come from.
 
 from __future__ import annotations
 
+from atoll.testing.sockets import Socket
 from atoll.testing.under_test import UnderTest, under_test
 
-__all__ = ["UnderTest", "under_test"]
+__all__ = ["Socket", "UnderTest", "under_test"]

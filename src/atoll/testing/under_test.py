@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ from atoll.testing.databases import fresh_database
 if TYPE_CHECKING:
     import httpx
 
+    from atoll.testing.sockets import Socket
+
 __all__ = ["UnderTest", "under_test"]
 
 _PAUSE_S = 0.001
@@ -62,12 +64,21 @@ class UnderTest:
 
     def as_user(self, user: str, *, scopes: Iterable[str] = ()) -> httpx.AsyncClient:
         """A client whose token says `user` and `scopes`. When a call returns, its events have been published."""
-        token = secrets.token_hex(8)
-        now = int(time.time())
-        scope = " ".join(scopes)
-        claims = {"sub": user, "scope": scope, "iat": now, "exp": now + _TOKEN_LIFETIME_S, "jti": token, "sid": f"s-{user}"}
-        self._principals[token] = Principal(user, frozenset(scope.split()), f"s-{user}", claims)
-        return self._client({"authorization": f"Bearer {token}"})
+        return self._client(self._bearer(user, scopes))
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, *, user: str = "", scopes: Iterable[str] = (), protocols: Sequence[str] = ()
+    ) -> AsyncIterator[Socket]:
+        """A WebSocket, of nobody or of `user`. When the block ends, its handler has, and its events have been published.
+
+        Raises httpx.HTTPStatusError, with the answer, when it is refused.
+        """
+        from atoll.testing.sockets import opened
+
+        async with opened(self._app, path, self._bearer(user, scopes) if user else {}, protocols) as socket:
+            yield socket
+        await self._outbox_empty()
 
     @property
     def published(self) -> list[Any]:
@@ -150,6 +161,14 @@ class UnderTest:
             return replace(handler, invoke=invoke)
 
         return {type_: noting(handler) for type_, handler in handlers.items()}
+
+    def _bearer(self, user: str, scopes: Iterable[str]) -> dict[str, str]:
+        token = secrets.token_hex(8)
+        now = int(time.time())
+        scope = " ".join(scopes)
+        claims = {"sub": user, "scope": scope, "iat": now, "exp": now + _TOKEN_LIFETIME_S, "jti": token, "sid": f"s-{user}"}
+        self._principals[token] = Principal(user, frozenset(scope.split()), f"s-{user}", claims)
+        return {"authorization": f"Bearer {token}"}
 
     def _verify(self, token: str) -> Principal:
         if token not in self._principals:
