@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.support.system import RunningSystem, running
+from tests.support.system import RunningSystem, running, system
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -135,6 +137,26 @@ async def test_a_public_application_checks_its_callers_itself(sockets: Sockets) 
         assert await socket.recv() == "HELLO"
 
 
+async def test_nothing_times_an_open_socket(sockets: Sockets) -> None:
+    """Neither as a whole nor while it is idle."""
+    shown = json.decode(sockets.system.must("gateway", "show", "--json"))
+    timed = [one["timeout_s"] for one in routes(shown) if one["websocket"]]
+    assert len(timed) == 6
+    assert set(timed) == {None}
+
+
+def routes(shown: Any) -> Iterator[dict[str, Any]]:
+    """Wherever they stand."""
+    if isinstance(shown, dict):
+        if "websocket" in shown:
+            yield shown
+        for one in shown.values():
+            yield from routes(one)
+    elif isinstance(shown, list):
+        for one in shown:
+            yield from routes(one)
+
+
 async def test_a_restart_tells_open_sockets_that_it_is_one_and_takes_them_again(sockets: Sockets) -> None:
     async with sockets.open("/chat/echo") as chat, sockets.open("/legacy/talk", "bob") as legacy:
         await chat.send(b"still there")
@@ -151,6 +173,18 @@ async def test_a_restart_tells_open_sockets_that_it_is_one_and_takes_them_again(
         return False
 
     assert await until(back)
+
+
+async def test_without_the_package_up_says_what_to_install(tmp_path: Path) -> None:
+    with system("sockets", tmp_path / "sockets") as bare:
+        file = bare.folder / "services/chat/chat/service.py"
+        file.write_text(f"import sys\nsys.modules['websockets'] = None\n{file.read_text()}")
+        refused = bare.run("up", "--detach", "--isolated")
+
+    assert refused.returncode != 0
+    said = r"chat/service\.py:\d+: WebSockets need the package websockets, which is not installed"
+    assert re.search(said, refused.stderr), refused.stderr
+    assert "pip install 'atoll[websocket]'" in refused.stderr
 
 
 # gRPC

@@ -12,7 +12,7 @@ import pytest
 
 DRIVERS = {"aiosqlite", "alembic", "asyncpg", "pymongo", "sqlalchemy"}
 ADMINISTRATION = {"argon2", "atoll.cli", "atoll.engines", "atoll.host", "atoll.provision", "click", "watchfiles"}
-SERVERS = {"a2wsgi", "h11", "httpx", "nats", "uvicorn"}
+SERVERS = {"a2wsgi", "h11", "httpx", "nats", "uvicorn", "websockets"}
 UVICORN = {"a2wsgi", "anyio", "click", "email", "logging.config", "multiprocessing", "tempfile", "uvicorn", "watchfiles"}
 WHEN_USED = {"anyio", "cryptography", "email", "jinja2", "joserfc", "multipart", "pydantic", "starlette", "tempfile", "yaml"}
 NEVER = {"atoll.testing", "logging.config", "multiprocessing", "pkg_resources", "setuptools", "unittest"}
@@ -46,6 +46,12 @@ def imported(program: str) -> set[str]:
 )
 def test_a_process_starts_without(program: str, unwanted: set[str]) -> None:
     assert imported(program) & unwanted == set()
+
+
+def test_only_a_server_that_takes_websockets_imports_what_they_need() -> None:
+    program = "from atoll.service.server import Server; Server(print, message_limit_bytes={})"
+    found = [imported(program.format(limit)) & {"websockets", "starlette"} for limit in ("None", "1000")]
+    assert found == [set(), {"websockets"}]
 
 
 def test_help_needs_no_system() -> None:

@@ -13,7 +13,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
-_DENIAL = "websocket.http.response"
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -39,14 +38,22 @@ async def refuse(scope: Scope, send: Send, problem: Problem) -> None:
 
 
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
-    """A HEAD has the headers of its GET and no body (RFC 9110 §9.3.2). A WebSocket that is refused stays a request."""
+    """A HEAD has the headers of its GET and no body (RFC 9110 §9.3.2)."""
     headers = answer.headers
     if answer.status not in (204, 304):
         headers = [*headers, (b"content-length", str(len(answer.body)).encode())]
-    kind = "http.response" if scope["type"] == "http" else _DENIAL
-    if kind == _DENIAL and _DENIAL not in scope.get("extensions", ()):
+    if scope["type"] == "websocket":
+        await _deny(scope, send, answer, headers)
+        return
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _deny(scope: Scope, send: Send, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
+    """A WebSocket that is refused was a request; a server that can't say so answers 403."""
+    if "websocket.http.response" not in scope.get("extensions", ()):
         await send({"type": "websocket.close", "code": 1008})
         return
-    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
-    body = b"" if scope.get("method") == "HEAD" else answer.body
-    await send({"type": f"{kind}.body", "body": body})
+    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": answer.body})

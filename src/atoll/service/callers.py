@@ -45,11 +45,14 @@ def caller(operation: Operation, scope: Scope, verify: Verify) -> Principal | No
 
 
 def token_of(scope: Scope) -> str | None:
-    """From `authorization`; of a WebSocket that has none, from the protocols that it offers."""
-    for name, value in scope["headers"]:
+    """From `authorization`; of a WebSocket that has none there, from the protocols that it offers."""
+    headers: _Headers = scope["headers"]
+    for name, value in headers:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
-            return token.strip() if scheme.lower() == "bearer" else None
+            if scheme.lower() == "bearer":
+                return token.strip()
+            break
     if scope["type"] == "websocket":
         offered: list[str] = scope["subprotocols"]
         return next((one.removeprefix(_OFFERED) for one in offered if one.startswith(_OFFERED)), None)

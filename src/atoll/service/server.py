@@ -96,7 +96,7 @@ def message_limit_bytes(service: Service) -> int | None:
     if find_spec("websockets") is None:
         if declared:
             raise SystemMistake(
-                f"{service.name}: WebSockets need the package websockets, which is not installed",
+                "WebSockets need the package websockets, which is not installed",
                 where=declared[0].where,
                 hint=_INSTALL,
             )
