@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -61,8 +62,9 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sockets]:
 async def end(socket: ClientConnection) -> tuple[int | None, str | None]:
     """Code and reason of the close that comes, whatever comes before."""
     with suppress(ConnectionClosed):
-        async for _ in socket:
-            pass
+        async with asyncio.timeout(60):
+            async for _ in socket:
+                pass
     return socket.close_code, socket.close_reason
 
 
@@ -172,7 +174,7 @@ async def test_a_restart_tells_open_sockets_that_it_is_one_and_takes_them_again(
                 return await again.recv() == b"hello"
         return False
 
-    assert await until(back)
+    assert await until(back, 30)
 
 
 async def test_without_the_package_up_says_what_to_install(tmp_path: Path) -> None:

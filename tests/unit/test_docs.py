@@ -6,6 +6,8 @@ import ast
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,24 @@ def test_the_services_that_show_databases_can_be_declared() -> None:
         scope: dict[str, Any] = {"__name__": "shown"}
         exec(compile(text, "shown", "exec", dont_inherit=True), scope)
         assert [operation.method for operation in scope["service"].operations] == ["GET"]
+
+
+def test_the_service_that_shows_websockets_passes_the_test_that_is_shown(tmp_path: Path) -> None:
+    declared, tested = (block.text for block in blocks(DOCS / "how-to" / "websockets.md", "python"))
+    files = {
+        "chat/__init__.py": "",
+        "chat/service.py": declared,
+        "migrations/0001_messages.sql": "CREATE TABLE message (room TEXT, author TEXT, text TEXT);",
+        "test_chat.py": tested,
+        "pytest.ini": "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\npythonpath = .",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def parse_command(command: click.Command, name: str, arguments: list[str], parent: click.Context | None = None) -> None:

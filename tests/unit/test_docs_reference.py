@@ -23,8 +23,9 @@ from atoll.host import logs
 from atoll.mongodb import WriteConflict
 from atoll.service import caching
 from atoll.service.environment import Environment
-from atoll.service.operations import BODY_LIMIT_BYTES
+from atoll.service.operations import BODY_LIMIT_BYTES, MESSAGE_LIMIT_BYTES
 from atoll.service.repeats import ANSWER_LIMIT_BYTES, KEY_LIMIT_CHARACTERS
+from atoll.service.server import MOUNTED_LIMIT_BYTES
 from atoll.service.validation import MAX_FAULTS
 from atoll.system import manifest, plan
 from atoll.system.budgets import BUDGETS, Budgets
@@ -176,6 +177,7 @@ def test_the_page_has_the_sizes() -> None:
     shown = [row[1] for row in rows(REFERENCE / "limits.md", "## Sizes")]
     assert shown == [
         f"{BODY_LIMIT_BYTES} bytes",
+        f"{MESSAGE_LIMIT_BYTES} bytes, {MOUNTED_LIMIT_BYTES} bytes of a mounted application",
         f"{MAX_PAYLOAD_BYTES} bytes",
         f"{KEY_LIMIT_CHARACTERS} characters",
         f"{ANSWER_LIMIT_BYTES} bytes",

@@ -244,6 +244,18 @@ def test_what_is_mirrored_is_what_may_match(
     assert _sampled(next=MirrorEntry("orders", "orders_next", paths, 1.0, unsafe)) == found
 
 
+def test_of_a_path_that_may_be_upgraded_the_requests_are_mirrored_and_the_websockets_are_not() -> None:
+    rooms = contract("rooms", {"/rooms/{id}": {"get": {**PUBLIC, "x-atoll-upgrade": "websocket"}}})
+    replicas = (replica(NEXT, "orders_next-1", "127.0.0.1:2101"),)
+    what = known(rooms, NEXT, replicas=replicas, mirrors={"next": MirrorEntry("rooms", "orders_next", share=1.0)})
+    routes = [one for one in translate(what, LISTENER).routes if isinstance(one, Route) and one.service == "rooms"]
+
+    assert [(one.header, one.methods, bool(one.sample)) for one in routes] == [
+        ("upgrade", ("GET",), False),
+        (None, ("GET", "HEAD"), True),
+    ]
+
+
 def test_a_mirror_that_can_do_nothing_says_why() -> None:
     alone = MirrorEntry("orders", "orders_next", ("/orders/other/deep",), 1.0)
     missing = MirrorEntry("orders", "nobody", share=1.0)

@@ -23,11 +23,11 @@ from atoll.service.mounting import is_asgi
 if TYPE_CHECKING:
     from atoll.service.service import Service
 
-__all__ = ["Server", "message_limit_bytes"]
+__all__ = ["MOUNTED_LIMIT_BYTES", "Server", "message_limit_bytes"]
 
 _log = logging.getLogger("atoll.service")
 _INSTALL = "pip install 'atoll[websocket]'"
-_MOUNTED_BYTES = 16 << 20  # what uvicorn lets an application's WebSockets take everywhere
+MOUNTED_LIMIT_BYTES = 16 << 20  # what uvicorn lets an application's WebSockets take everywhere
 _KEEP_ALIVE_S = 75  # longer than the gateway's, so that it is always the gateway that closes an idle connection
 
 
@@ -102,7 +102,7 @@ def message_limit_bytes(service: Service) -> int | None:
             )
         _log.info("WebSockets of the application are not taken: %s", _INSTALL)
         return None
-    return max([one.message_limit_bytes for one in declared] + [_MOUNTED_BYTES] * mounted)
+    return max([one.message_limit_bytes for one in declared] + [MOUNTED_LIMIT_BYTES] * mounted)
 
 
 class _Quiet(uvicorn.Server):
