@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket as sockets
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,6 +27,7 @@ from atoll.service.http import build_app
 from atoll.service.injection import Injector
 from atoll.service.server import Server, message_limit_bytes
 from tests.support.services import bearer, verify
+from tests.support.tls import Files
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -139,12 +142,12 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[Running]:
+async def serving(service: Service, tls: ssl.SSLContext | None = None) -> AsyncIterator[Running]:
     injector = Injector(service)
     await injector.start()
     app: Any = build_app(service, database=None, verify=verify, injector=injector)
     with sockets.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(app, message_limit_bytes=message_limit_bytes(service))
+        server = Server(app, tls=tls, message_limit_bytes=message_limit_bytes(service))
         await server.start(listener)
         yield Running(listener.getsockname()[1], server, app)
         await server.stop(5.0)
@@ -290,6 +293,20 @@ async def test_a_server_that_stops_says_so_to_open_sockets() -> None:
         assert await socket.recv() == "still there"
         await running.server.stop(5.0)
         assert (await end(socket))[0] == 1012
+
+
+async def test_it_is_the_same_over_tls(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.fill()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certificate, files.key)
+    async with serving(service, context) as running:
+        url = f"wss://localhost:{running.port}/chat/open"
+        async with connect(url, ssl=files.trusting(), proxy=None) as socket:
+            await socket.send("hello")
+            assert await socket.recv() == "hello"
+            await running.server.stop(5.0)
+            assert (await end(socket))[0] == 1012
 
 
 # an application of before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -169,6 +171,21 @@ async def test_an_open_socket_outlives_changes_of_the_routes(chat: Chat) -> None
         await socket.send("still there")
         assert await socket.recv() == "still there"
         await chat.rig.apply(known(CHAT, LEGACY, replicas=tuple(chat.rig.known.replicas.values()), fallback="legacy"))
+
+
+async def test_an_open_socket_is_a_request_in_flight(chat: Chat) -> None:
+    before = chat.rig.known
+    system = before.system
+    narrow = replace(system.services["chat"], concurrency=1)
+    await chat.rig.apply(dataclasses.replace(before, system=replace(system, services={**system.services, "chat": narrow})))
+    async with chat.join("/chat/open") as socket:
+        await socket.send("hello")
+        assert await socket.recv() == "hello"
+        with pytest.raises(InvalidStatus) as refused:
+            await _joined(chat, "/chat/open", {})
+    await chat.rig.apply(before)
+
+    assert refused.value.response.status_code == 503
 
 
 async def test_what_is_open_is_one_line_in_the_log_when_it_ends(chat: Chat) -> None:
