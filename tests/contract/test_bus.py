@@ -212,9 +212,9 @@ async def test_a_pull_gives_at_most_its_limit_and_an_empty_list_when_nothing_com
 async def test_a_source_says_how_many_events_wait(world: World) -> None:
     bus = await world.bus()
     source = bus.source("orders", "payments")
-    await source.reset(1)
     assert source.behind == 0
     await bus.publish([message(n) for n in range(5)])
+    await source.reset(1)
 
     assert numbers(await source.pull(2, 5.0)) == [0, 1]
     await until(lambda: source.behind == 3)

@@ -128,8 +128,8 @@ async def test_a_stream_of_answers_and_a_conversation(channel: Any) -> None:
     ("metadata", "code"),
     [
         ((), grpc.StatusCode.UNAUTHENTICATED),
-        ((("authorization", f"Bearer {MINT.token(scope='')}"),), grpc.StatusCode.PERMISSION_DENIED),
-        ((("authorization", f"Bearer {MINT.token(scope='stock:read')}"),), None),
+        ((("authorization", f"Bearer {MINT.lasting(scope='')}"),), grpc.StatusCode.PERMISSION_DENIED),
+        ((("authorization", f"Bearer {MINT.lasting(scope='stock:read')}"),), None),
     ],
 )
 async def test_a_token_is_needed_as_everywhere_and_refusals_are_grpcs_own(

@@ -35,7 +35,7 @@ CHAT = contract(
     },
 )
 LEGACY = contract("legacy", {})
-CHATTER = {"authorization": f"Bearer {MINT.token(sub='ada', scope='chat:join')}"}
+CHATTER = {"authorization": f"Bearer {MINT.lasting('ada', 'chat:join')}"}
 
 
 @dataclass
@@ -104,7 +104,7 @@ async def test_a_socket_may_carry_more_than_any_body(chat: Chat) -> None:
     [
         ("/chat/rooms/7", {}, 401),
         ("/chat/rooms/7", {"authorization": "Bearer x"}, 401),
-        ("/chat/rooms/7", {"authorization": f"Bearer {MINT.token(scope='')}"}, 403),
+        ("/chat/rooms/7", {"authorization": f"Bearer {MINT.lasting(scope='')}"}, 403),
         ("/chat/plain", {}, 403),
         ("/openapi.json", {}, 403),
         ("/chat/nothing", {}, 403),
@@ -136,7 +136,7 @@ async def test_a_page_sends_its_token_as_a_protocol_because_it_can_set_no_header
     assert chat.arrived[-1].headers["x-atoll-subject"] == "ada"
 
 
-@pytest.mark.parametrize("protocols", [("chat.v1",), ("chat.v1", "bearer.x"), ("bearer." + MINT.token(scope=""),)])
+@pytest.mark.parametrize("protocols", [("chat.v1",), ("chat.v1", "bearer.x"), ("bearer." + MINT.lasting(scope=""),)])
 async def test_a_protocol_that_is_no_good_token_is_refused(chat: Chat, protocols: tuple[str, ...]) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with chat.join("/chat/rooms/7", protocols=protocols):

@@ -29,15 +29,15 @@ def files(tmp_path: Path) -> Files:
     return made
 
 
-def read(files: Files, now: datetime = NOW) -> Pair:
-    return Pair.read(files.certificate, files.key, now, "atoll.toml:5")
+def read(files: Files, now: datetime | None = None) -> Pair:
+    return Pair.read(files.certificate, files.key, now or datetime.now(UTC), "atoll.toml:5")
 
 
 def test_a_pair_says_for_whom_and_until_when_it_is_and_hides_its_key(files: Files) -> None:
     pair = read(files)
 
     assert pair.names == ("shop.example", "10.0.0.1")
-    assert pair.begins < NOW < pair.ends
+    assert pair.begins < datetime.now(UTC) < pair.ends
     assert "PRIVATE" not in repr(pair)
 
 
