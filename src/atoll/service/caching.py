@@ -41,10 +41,10 @@ def control_of(operation: Operation) -> str:
 
 
 def vary_of(operation: Operation) -> str:
-    """Its `Vary`: the headers that its answer depends on."""
+    """Its `Vary`: the headers that its answer depends on. To the gateway's clients an API key is a credential like a token."""
     names = set(operation.names(From.HEADER))
     if not operation.public or operation.sees_caller:
-        names.add("authorization")
+        names |= {"authorization", "x-api-key"}
     if operation.one(From.COOKIE) is not None:
         names.add("cookie")
     return ", ".join(sorted(names))
@@ -166,15 +166,15 @@ class Cached:
     def _first(self, call: Call, answer: Answer, entry: Entry | None) -> Answer:
         if entry is None:
             return answer
-        if _has(call, entry.etag):
-            return Answer(304, b"", entry.validators)
+        if (known := _known(call, entry.etag)) is not None:
+            return Answer(304, b"", _with_tag(entry, known))
         return Answer(200, entry.body, entry.headers)
 
     def _again(self, call: Call, entry: Entry, now: float) -> Answer:
         """RFC 9111 §5.1: `Age` tells that and for how long it was kept."""
         age = (b"age", b"%d" % (now - entry.made_at))
-        if _has(call, entry.etag):
-            return Answer(304, b"", [*entry.validators, age])
+        if (known := _known(call, entry.etag)) is not None:
+            return Answer(304, b"", [*_with_tag(entry, known), age])
         return Answer(200, entry.body, [*entry.headers, age])
 
     def _key(self, call: Call) -> Key:
@@ -203,10 +203,18 @@ def _header(call: Call, wanted: bytes) -> bytes:
     return b""
 
 
-def _has(call: Call, etag: bytes) -> bool:
-    """Does `If-None-Match` name it? Weak comparison, RFC 9110 §13.1.2: compressing on the way makes it weak."""
+def _with_tag(entry: Entry, tag: bytes) -> Headers:
+    return [(name, tag if name == b"etag" else value) for name, value in entry.validators]
+
+
+def _known(call: Call, etag: bytes) -> bytes | None:
+    """The tag under which the client has it by `If-None-Match`, None when it has not. Weak comparison, RFC 9110 §13.1.2:
+    compressing on the way makes it weak, and a 304 with the strong one would then update nothing (RFC 9111 §4.3.4).
+    """
     told = [value for name, value in call.scope["headers"] if name == b"if-none-match"]
     if not told:
-        return False
+        return None
     tags = [one.strip() for one in b",".join(told).split(b",")]
-    return any(one == b"*" or one.removeprefix(b"W/") == etag for one in tags)
+    if etag in tags or b"*" in tags:
+        return etag
+    return next((one for one in tags if one == b"W/" + etag), None)

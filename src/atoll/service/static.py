@@ -62,8 +62,8 @@ class Files:
             "cache-control": _FOR_EVER if current else _ASK_EACH_TIME,
             "x-content-type-options": "nosniff",
         }
-        if _has(request.headers.get("if-none-match", ""), found.digest):
-            return Response(status_code=304, headers=headers)
+        if known := _known(request.headers.get("if-none-match", ""), headers["etag"]):
+            return Response(status_code=304, headers={**headers, "etag": known})
         return FileResponse(found.path, headers=headers, media_type=found.media_type)
 
     def _named(self, file: str) -> tuple[_File, bool]:
@@ -89,7 +89,9 @@ def _read(path: Path) -> _File:
     return _File(path, digest, mimetypes.guess_type(path.name)[0] or "application/octet-stream")
 
 
-def _has(condition: str, digest: str) -> bool:
-    """If-None-Match, compared weakly: the gateway may have compressed what it names (RFC 9110 §13.1.2)."""
-    tags = [one.strip().removeprefix("W/") for one in condition.split(",")]
-    return "*" in tags or f'"{digest}"' in tags
+def _known(condition: str, etag: str) -> str:
+    """The tag under which the browser has it. Compared weakly: the gateway may have compressed it (RFC 9110 §13.1.2)."""
+    tags = [one.strip() for one in condition.split(",")]
+    if etag in tags or "*" in tags:
+        return etag
+    return f"W/{etag}" if f"W/{etag}" in tags else ""
