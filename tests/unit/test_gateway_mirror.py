@@ -105,6 +105,15 @@ def test_headers_of_the_connection_and_of_the_moment_are_never_compared() -> Non
     assert compare(one, other, Rules()) == ()
 
 
+def test_a_header_that_is_a_secret_by_its_name_is_compared_and_never_shown() -> None:
+    names = ("x-auth-token", "x-api-key", "x-csrf-token", "authorization", "x-session-id")
+    one, other = (Answer(200, tuple((name, f"{name}-{number}") for name in names)) for number in (1, 2))
+
+    found = compare(one, other, Rules())
+    assert {difference.where for difference in found} == set(names)
+    assert {value for difference in found for value in (difference.first, difference.second)} == {"***"}
+
+
 def test_a_rule_for_a_header_does_not_mind_how_it_is_written() -> None:
     one, other = Answer(200, (("x-build", "1"),)), Answer(200, (("x-build", "2"),))
 
@@ -196,10 +205,11 @@ WHOLE = _known(
     ("mirror", "path", "asked", "operation"),
     [
         ("next", "/orders/7?x=/orders", "/orders_next/7?x=/orders", "GET /orders_next/{id}"),
-        ("next", "/orders/7/more", "/orders_next/7/more", "GET /orders"),
+        ("next", "/orders/7/more", "/orders_next/7/more", "GET /orders/*"),
         ("carve", "/reviews/mug", "/reviews/mug", "GET /reviews/{sku}"),
-        ("carve", "/reviews", "/reviews", "GET /reviews"),
-        ("carve", "/reviewsx", "/reviewsx", "GET /reviewsx"),
+        ("carve", "/reviews", "/reviews", "GET /reviews/*"),
+        ("carve", "/made-up/1", "/made-up/1", "GET /*"),
+        ("carve", "/reviewsx", "/reviewsx", "GET /*"),
     ],
 )
 def test_the_second_service_is_asked_at_its_own_path(mirror: str, path: str, asked: str, operation: str) -> None:
@@ -218,7 +228,19 @@ def test_a_request_is_copied_without_what_belongs_to_its_connection() -> None:
     copy = copied(Request("GET", "/a", headers), "/b", "next")
 
     assert copy.path == "/b"
-    assert copy.headers == (("host", "shop"), ("a", "b"), ("accept-encoding", "gzip"), ("x-atoll-mirror", "next"))
+    assert [pair for pair in copy.headers if pair[0] != "traceparent"] == [
+        *(("host", "shop"), ("a", "b"), ("accept-encoding", "gzip"), ("x-atoll-mirror", "next"))
+    ]
+
+
+def test_the_second_service_does_not_stand_in_the_clients_trace() -> None:
+    sent = (("traceparent", f"00-{'1' * 32}-{'2' * 16}-01"), ("tracestate", "a=b"), ("x-request-id", "9"))
+    copy = copied(Request("GET", "/a", sent), "/a", "next")
+
+    assert [name for name, _ in copy.headers] == ["x-request-id", "accept-encoding", "traceparent", "x-atoll-mirror"]
+    version, trace, span, flags = copy.header("traceparent").split("-")
+    assert (version, len(trace), len(span), flags) == ("00", 32, 16, "00")
+    assert trace != "1" * 32
 
 
 LISTENER = Listener("127.0.0.1", 8080, comparer=Endpoint("127.0.0.1", 2300))

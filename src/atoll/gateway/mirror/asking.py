@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,10 +17,10 @@ __all__ = ["Failed", "ask", "copied"]
 _PATIENCE_S = 15.0
 _CONNECT_S = 1.0
 _CHUNK = 65_536
-# Belong to one connection, or are set anew.
+# Belong to one connection, are set anew, or lead into the client's trace, which tells of what was done for the client.
 _NOT_COPIED = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
-    | {"content-length", "accept-encoding"}
+    | {"content-length", "accept-encoding", "traceparent", "tracestate", "b3", "baggage"}
 )
 MARK = "x-atoll-mirror"
 """Tells the second service which mirror asks. A client's own header of this name never gets through."""
@@ -33,7 +34,13 @@ def copied(request: Request, path: str, mirror: str) -> Request:
     """The request as the second service gets it, answers packed in a way that can be unpacked again."""
     encoding = "gzip" if "gzip" in request.header("accept-encoding") else "identity"
     headers = [pair for pair in request.headers if pair[0] not in _NOT_COPIED]
-    return replace(request, path=path, headers=(*headers, ("accept-encoding", encoding), (MARK, mirror)))
+    own = (("accept-encoding", encoding), ("traceparent", _trace()), (MARK, mirror))
+    return replace(request, path=path, headers=(*headers, *own))
+
+
+def _trace() -> str:
+    """One of its own, not recorded. Without any, a service would name its trace by the request id, as the first one did."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
 
 
 async def ask(replicas: Sequence[Endpoint], request: Request) -> Answer:

@@ -1,7 +1,7 @@
 """How two answers to one request differ. Pure.
 
 JSON is compared by meaning: the order of keys and the spelling of numbers don't count, lists go by position. Everything else is
-compared byte by byte. Values that are secrets by their names are compared and never shown.
+compared byte by byte. Values that are secrets by their names, of headers and of fields, are compared and never shown.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _NEVER = frozenset(
     {"date", "server", "age", "content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"}
     | {"x-request-id", "traceparent", "tracestate", "via", "alt-svc"}
 )
-_SECRET_HEADERS = frozenset({"set-cookie", "cookie", "authorization", "proxy-authorization"})
-_SECRET_FIELDS = re.compile(r"passw|secret|token|credential|authorization|api_?key|cookie", re.IGNORECASE)
+_SECRET_NAMES = re.compile(r"passw|secret|token|credential|authorization|api[_-]?key|cookie|csrf|xsrf|session", re.IGNORECASE)
 _ABSENT = "(absent)"
 _HIDDEN = "***"
 _SHOWN = 80
@@ -85,7 +84,7 @@ def _headers(first: Answer, second: Answer, rules: Rules) -> Iterator[Difference
         one, other = _values(first, name), _values(second, name)
         if one == other:
             continue
-        secret = name in _SECRET_HEADERS and name != "set-cookie"
+        secret = _SECRET_NAMES.search(name) and name != "set-cookie"
         shown = [_HIDDEN if value and secret else _short(value) or _ABSENT for value in (one, other)]
         yield Difference("header", name, *shown)
 
@@ -156,7 +155,7 @@ def _value(value: Any, steps: Steps) -> str:
         return _ABSENT
     return (
         _HIDDEN
-        if any(_SECRET_FIELDS.search(str(step)) for step in steps)
+        if any(_SECRET_NAMES.search(str(step)) for step in steps)
         else _short(msgspec.json.encode(_public(value)).decode())
     )
 
@@ -166,7 +165,7 @@ def _public(value: Any, levels: int = 8) -> Any:
     if not levels:
         return "…"
     if isinstance(value, dict):
-        return {key: _HIDDEN if _SECRET_FIELDS.search(key) else _public(one, levels - 1) for key, one in value.items()}
+        return {key: _HIDDEN if _SECRET_NAMES.search(key) else _public(one, levels - 1) for key, one in value.items()}
     return [_public(one, levels - 1) for one in value] if isinstance(value, list) else value
 
 

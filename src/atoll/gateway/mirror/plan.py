@@ -18,7 +18,9 @@ __all__ = ["Plan"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`prefixes` are those of the first and the second service; `templates` are their operations, the most specific first."""
+    """`prefixes` are those of the first and the second service; `templates` are their operations, the most specific first;
+    `paths` is what the manifest says is compared.
+    """
 
     name: str
     first: str
@@ -26,6 +28,7 @@ class Plan:
     prefixes: tuple[str, str]
     replicas: tuple[Endpoint, ...]
     templates: tuple[Path, ...]
+    paths: tuple[str, ...]
     rules: Rules
 
     @classmethod
@@ -42,6 +45,7 @@ class Plan:
             prefixes=(services[entry.primary].prefix, services[entry.second].prefix),
             replicas=tuple(Endpoint.parse(one.address) for one in known.present if one.service == entry.second and not one.tls),
             templates=(*_templates(known, entry.second), *_templates(known, entry.primary)),
+            paths=entry.paths,
             rules=Rules.parse(entry.ignore),
         )
 
@@ -53,10 +57,16 @@ class Plan:
         return second.rstrip("/") + path.removeprefix(first)
 
     def operation(self, request: Request) -> str:
-        """`GET /reviews/{sku}` of either contract, or else the first segment of what was asked, so that they are few."""
+        """`GET /reviews/{sku}` of either contract, or else the prefix that it is below, `GET /reviews/*`: names that clients
+        can't make up, so that they are few.
+        """
         asked, path = request.path.partition("?")[0], self.path(request.path).partition("?")[0]
         fits = next((one for one in self.templates if one.matches(path) or one.matches(asked)), None)
-        return f"{request.method} {fits or '/' + asked.split('/')[1]}"
+        return f"{request.method} {fits or self._around(asked)}"
+
+    def _around(self, asked: str) -> str:
+        prefixes = [one for one in (*self.paths, *self.prefixes) if _below(asked, one)]
+        return f"{max(prefixes, key=len, default='').rstrip('/')}/*"
 
 
 def _templates(known: Known, service: str) -> Iterable[Path]:
