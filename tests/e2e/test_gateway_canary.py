@@ -9,7 +9,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from atoll.gateway.ir import Route
 from atoll.gateway.known import Known, ServiceEntry
+from atoll.gateway.translate import translate
+from atoll.gateway.weighing import meets
 from tests.support.gateway import Rig, contract, gateway, known, load, replica, system, upstreams
 from tests.support.tokens import Mint
 
@@ -65,6 +68,19 @@ async def test_a_share_of_the_people_meets_it_always_the_same_ones(trial: Trial)
 
     assert 5 <= len(first) <= 35  # of 60: about 18
     assert await trial.on_trial() == first
+
+
+async def test_explained_is_who_meets_it(trial: Trial) -> None:
+    """Names of all lengths, because the sum goes over pieces of 32, 8, 4 and 1 bytes."""
+    await trial.share(50)
+    names = [("x" * length) + str(length) for length in range(70)]
+    seen = {name: await trial.version(name) for name in names}
+    planned = translate(trial.rig.known, trial.rig.listener)
+
+    (route,) = [one for one in planned.routes if isinstance(one, Route) and one.name == "orders.own"]
+    assert route.canary
+    assert seen == {name: "canary" if meets(route.canary, name) else "stable" for name in names}
+    assert set(seen.values()) == {"canary", "stable"}
 
 
 async def test_a_larger_share_takes_nobody_away_from_it(trial: Trial) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from atoll.gateway.explain import Explanation, Question, Step, explain
-from atoll.gateway.ir import Gateway, Listener
-from atoll.gateway.known import ServiceEntry
+from atoll.gateway.ir import Endpoint, Gateway, Listener
+from atoll.gateway.known import MirrorEntry, ServiceEntry
 from atoll.gateway.translate import translate
 from atoll.system.rates import Rate
 from atoll.tokens import sign
@@ -207,3 +207,85 @@ def test_the_fallback_gets_what_nobody_owns() -> None:
 
 def test_the_gateways_own_pages_are_answered_by_itself() -> None:
     assert asked("GET", "/openapi.json").status == 200
+
+
+# two versions, and mirrors
+
+
+def trial(percent: int) -> Gateway:
+    replicas = (replica(ORDERS, "orders-1", "127.0.0.1:2101"), replica(ORDERS, "orders-canary-1", "127.0.0.1:2109"))
+    entry = ServiceEntry(kind="service", prefix="/orders", digests=(ORDERS.digest,), canary_percent=percent)
+    what = known(ORDERS, replicas=replicas, services={"orders": entry})
+    return translate(replace(what, keys=MINT.key_set), Listener("127.0.0.1", 8080))
+
+
+STABLE_IS_DOWN = {
+    ("orders", "127.0.0.1:2101"): "failed_active_health_check",
+    ("orders-canary", "127.0.0.1:2109"): "healthy",
+}
+ALL_ARE_UP = {**STABLE_IS_DOWN, ("orders", "127.0.0.1:2101"): "healthy"}
+
+
+def test_a_canary_that_has_everybody_is_the_only_one_that_counts() -> None:
+    found = explain(trial(100), Question("GET", "/orders/search", health=STABLE_IS_DOWN))
+
+    assert (found.status, last(found).says) == (None, "orders-canary: 127.0.0.1:2109 healthy")
+
+
+def test_both_versions_are_told_with_their_shares() -> None:
+    found = explain(trial(30), Question("GET", "/orders/search", health=STABLE_IS_DOWN))
+
+    shares = "answered for 30 of a hundred clients by orders-canary and 70 of a hundred clients by orders"
+    assert found.steps[0].says == f"orders.search: GET /orders/search, {shares}"
+    assert [(step.passed, step.says) for step in found.steps if step.what == "replicas"] == [
+        (True, "orders-canary for 30 of a hundred clients: 127.0.0.1:2109 healthy"),
+        (
+            False,
+            "orders for 70 of a hundred clients has no healthy one: 127.0.0.1:2101 failed_active_health_check",
+        ),
+    ]
+    assert found.status is None
+
+
+def test_with_a_token_the_one_version_is_told_that_its_owner_meets() -> None:
+    """The sums are held to a real Envoy in tests/e2e/test_gateway_canary.py."""
+    said = {
+        last(explain(trial(50), Question("GET", "/orders/42", MINT.token(sub=name), MINT.claims().iat, ALL_ARE_UP))).says
+        for name in (f"person-{number}" for number in range(20))
+    }
+
+    assert {one.partition(",")[0] for one in said} == {"orders", "orders-canary"}
+    assert all("'s: 127.0.0.1:" in one for one in said)
+
+
+def test_without_any_replica_of_either_version_the_gateway_answers() -> None:
+    nobody = {**STABLE_IS_DOWN, ("orders-canary", "127.0.0.1:2109"): "failed_active_health_check"}
+    found = explain(trial(30), Question("GET", "/orders/search", health=nobody))
+
+    assert (found.status, [step.passed for step in found.steps if step.what == "replicas"]) == (503, [False, False])
+
+
+def test_what_is_sampled_for_a_mirror_is_told() -> None:
+    second = contract("orders_next", {})
+    mirrors = {"next": MirrorEntry(primary="orders", second="orders_next", share=0.05)}
+    what = known(ORDERS, second, replicas=(replica(ORDERS, "orders-1", "127.0.0.1:2101"),), mirrors=mirrors)
+    gateway = translate(what, Listener("127.0.0.1", 8080, comparer=Endpoint("127.0.0.1", 2300)))
+
+    found = explain(gateway, Question("GET", "/orders/search"))
+    assert last(found).says == "next: 5 % of these requests are sent to orders_next too, whose answers no client gets"
+    assert last(found).facts == {"mirror": "next", "second": "orders_next", "share": 0.05}
+    assert found.status is None
+
+
+def test_of_the_fallback_only_the_paths_that_are_compared_are_told_as_sampled() -> None:
+    legacy, second = contract("legacy", {}), contract("reviews", {})
+    mirrors = {"carve": MirrorEntry(primary="legacy", second="reviews", paths=("/reviews",), share=0.5)}
+    what = known(legacy, second, replicas=(replica(legacy, "legacy-1", "127.0.0.1:2103"),), fallback="legacy", mirrors=mirrors)
+    gateway = translate(what, Listener("127.0.0.1", 8080, comparer=Endpoint("127.0.0.1", 2300)))
+
+    def sampled(method: str, path: str) -> bool:
+        return any(step.what == "mirror" for step in explain(gateway, Question(method, path)).steps)
+
+    assert [sampled(*one) for one in (("GET", "/reviews/7"), ("POST", "/reviews/7"), ("GET", "/basket"))] == [
+        *(True, False, False)
+    ]

@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from atoll.gateway.ir import PUBLIC, Cluster, Document, Endpoint, Gateway, Issuer, Listener, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import (
+    PUBLIC,
+    Canary,
+    Cluster,
+    Document,
+    Endpoint,
+    Gateway,
+    Issuer,
+    Listener,
+    MethodRefusal,
+    Route,
+    TokenRule,
+)
 from atoll.gateway.paths import Path as Template
 from atoll.gateway.show import chosen, plain, text
 from tests.unit.test_cli import atoll
@@ -112,6 +124,13 @@ def test_a_part_is_a_service_an_operation_or_whatever_a_path_meets(what: str, na
 
     assert [getattr(route, "name", None) for route in routes] == names
     assert [one.name for one in clusters] == (["orders"] if names else [])
+
+
+def test_a_part_has_the_clusters_of_both_versions() -> None:
+    trial = replace(STREAM, canary=Canary("orders-canary", 10))
+    gateway = replace(GATEWAY, routes=(trial,), clusters=(*GATEWAY.clusters, Cluster("orders-canary", "orders", ())))
+
+    assert [one.name for one in chosen(gateway, "/orders/stream")[1]] == ["orders", "orders-canary"]
 
 
 def test_json_is_the_whole_ir() -> None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from atoll.errors import AtollError, Outage
-from atoll.gateway.ir import Document, Gateway, Limits, MethodList, MethodRefusal, Route, TokenRule
+from atoll.gateway.ir import Document, Gateway, Limits, MethodList, MethodRefusal, Route, Sample, TokenRule
 from atoll.gateway.matching import Fallback, Match, NotFound, matched, normalized
 from atoll.gateway.paths import Path
+from atoll.gateway.weighing import meets
 from atoll.tokens.base64url import decoded
 from atoll.tokens.claims import Claims
 from atoll.tokens.providers import Providers
@@ -45,7 +46,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that the gateway looks at. Not `passed`: here the request ends. `facts` are for programs."""
+    """One thing that the gateway looks at. Not `passed`: here the request ends, or for a canary's or the others' share of
+    clients. `facts` are for programs.
+    """
 
     what: str
     passed: bool
@@ -55,7 +58,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`status` is what the gateway would answer itself; None: the service answers. Steps end where the request does."""
+    """`status` is what the gateway would answer itself; None: the service answers, some clients at least. Steps end where the
+    request does.
+    """
 
     method: str
     path: str
@@ -96,11 +101,13 @@ def _steps(gateway: Gateway, question: Question) -> Iterator[Step]:
     if isinstance(found, Document):
         raise _Ended(200, Step("answer", True, "the gateway answers this itself, from memory"))
     if isinstance(found, Route):
-        yield from _allowed(gateway, found, question)
+        claims = yield from _allowed(gateway, found, question)
         yield _limits(gateway.limits, found)
-        yield from _replicas(gateway, found.cluster, question.health)
+        yield from _replicas(gateway, _shares(gateway, found, claims), question.health)
+        yield from _mirrors(gateway, found.sample, question.method, path)
     elif isinstance(found, Fallback):
-        yield from _replicas(gateway, found.cluster, question.health)
+        yield from _replicas(gateway, [_Share(found.cluster)], question.health)
+        yield from _mirrors(gateway, gateway.fallback_sample, question.method, path)
 
 
 # the route
@@ -110,7 +117,9 @@ def _route(gateway: Gateway, found: Match, method: str, path: str) -> Step:
     match found:
         case Route():
             facts = {"name": found.name, "service": found.service, "path": str(found.path), "cluster": found.cluster}
-            return Step("route", True, f"{found.name}: {method} {found.path}", {**facts, "timeout_s": found.timeout_s})
+            says = f"{found.name}: {method} {found.path}{_split(found)}"
+            canary = asdict(found.canary) if found.canary else None
+            return Step("route", True, says, {**facts, "canary": canary, "timeout_s": found.timeout_s})
         case Document(path=own):
             return Step("route", True, f"{own} is the gateway's own", {"name": f"gateway{own}"})
         case Fallback(cluster=cluster):
@@ -124,6 +133,11 @@ def _route(gateway: Gateway, found: Match, method: str, path: str) -> Step:
             raise _Ended(405, Step("route", False, says, {"path": str(template), "allow": list(allow)}))
         case NotFound():
             raise _Ended(404, _nowhere(gateway, method, path))
+
+
+def _split(route: Route) -> str:
+    said = [f"{percent} of a hundred clients by {name}" for name, percent in route.shares]
+    return f", answered for {' and '.join(said)}" if route.canary else ""
 
 
 def _nowhere(gateway: Gateway, method: str, path: str) -> Step:
@@ -156,10 +170,11 @@ def _nearest(gateway: Gateway, path: str) -> list[str]:
 # token and scope
 
 
-def _allowed(gateway: Gateway, route: Route, question: Question) -> Iterator[Step]:
+def _allowed(gateway: Gateway, route: Route, question: Question) -> Generator[Step, None, Claims | None]:
+    """Gives whose token it is, None where nobody's is needed."""
     if not route.token.required:
         yield Step("token", True, "none is needed: the operation is public", {"public": True})
-        return
+        return None
     claims = _claims(gateway, question)
     if claims.sid in gateway.ended_sessions:
         ended = {**_facts(claims), "code": "token_revoked"}
@@ -168,6 +183,7 @@ def _allowed(gateway: Gateway, route: Route, question: Question) -> Iterator[Ste
         )
     yield Step("token", True, _good(claims, question.now), _facts(claims))
     yield from _scope(route.token, claims)
+    return claims
 
 
 def _claims(gateway: Gateway, question: Question) -> Claims:
@@ -240,19 +256,65 @@ def _limits(limits: Limits, route: Route) -> Step:
 # replicas
 
 
-def _replicas(gateway: Gateway, name: str, health: Health | None) -> Iterator[Step]:
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A cluster that may answer, and for whom: so many of a hundred clients, or the one who asks."""
+
+    cluster: str
+    percent: int = 100
+    subject: str = ""
+
+    @property
+    def who(self) -> str:
+        whose = f", {self.subject}'s" if self.subject else f" for {self.percent} of a hundred clients"
+        return self.cluster + (whose if self.subject or self.percent < 100 else "")
+
+
+def _shares(gateway: Gateway, route: Route, claims: Claims | None) -> list[_Share]:
+    """Where a canary has its share, a token of ours decides by its subject. Other clients are told apart by their addresses."""
+    if route.canary and claims and claims.iss == gateway.issuer.url:
+        return [_Share(route.canary.cluster if meets(route.canary, claims.sub) else route.cluster, subject=claims.sub)]
+    return [_Share(name, percent) for name, percent in route.shares if percent]
+
+
+def _replicas(gateway: Gateway, shares: Sequence[_Share], health: Health | None) -> Iterator[Step]:
+    """The request ends here when nobody's share has a replica that may answer."""
+    *others, last = [_of_cluster(gateway, share, health) for share in shares]
+    yield from others
+    if not any(step.passed for step in (*others, last)):
+        raise _Ended(503, last)
+    yield last
+
+
+def _of_cluster(gateway: Gateway, share: _Share, health: Health | None) -> Step:
     """Which one is picked is decided by their load at that moment: the one with fewer requests in flight of two."""
+    name, who = share.cluster, share.who
     cluster = next(one for one in gateway.clusters if one.name == name)
     said = {str(one): "not asked" if health is None else health.get((name, str(one)), "unknown") for one in cluster.endpoints}
     replicas = [{"address": address, "health": state} for address, state in said.items()]
-    facts = {"cluster": name, "concurrency": cluster.concurrency, "replicas": replicas}
+    facts = {"cluster": name, "percent": share.percent, "concurrency": cluster.concurrency, "replicas": replicas}
     most = f", {cluster.concurrency} requests at a time" if cluster.concurrency else ""
     shown = ", ".join(f"{address} {state}" for address, state in said.items())
     if not said:
-        raise _Ended(503, Step("replicas", False, f"{name} has none: nobody announced one", facts))
+        return Step("replicas", False, f"{who} has none: nobody announced one", facts)
     if health is not None and "healthy" not in said.values():
-        raise _Ended(503, Step("replicas", False, f"{name} has no healthy one: {shown}", facts))
-    yield Step("replicas", True, f"{name}: {shown}{most}", facts)
+        return Step("replicas", False, f"{who} has no healthy one: {shown}", facts)
+    return Step("replicas", True, f"{who}: {shown}{most}", facts)
+
+
+# mirrors
+
+
+def _mirrors(gateway: Gateway, samples: Sequence[Sample], method: str, path: str) -> Iterator[Step]:
+    """Whom else a share of such requests is sent to."""
+    seconds = {mirror.name: mirror.second for mirror in gateway.mirrors}
+    for one in samples:
+        if one.takes(method, path):
+            says = (
+                f"{100 * one.share:g} % of these requests are sent to {seconds[one.mirror]} too, whose answers no client gets"
+            )
+            facts = {"mirror": one.mirror, "second": seconds[one.mirror], "share": one.share}
+            yield Step("mirror", True, f"{one.mirror}: {says}", facts)
 
 
 # for people

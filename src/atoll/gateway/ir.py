@@ -127,6 +127,13 @@ class Sample:
     prefixes: tuple[str, ...] = ()
     templates: tuple[Path, ...] = ()
 
+    def takes(self, method: str, path: str) -> bool:
+        """Whether such a request may be among it."""
+        if method not in self.methods:
+            return False
+        within = any(Path(path).under(prefix) for prefix in self.prefixes) or any(one.matches(path) for one in self.templates)
+        return within or not (self.prefixes or self.templates)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -156,6 +163,13 @@ class Route:
     websocket: bool = False
     canary: Canary | None = None
     sample: tuple[Sample, ...] = ()
+
+    @property
+    def shares(self) -> tuple[tuple[str, int], ...]:
+        """The clusters that answer, each with how many of a hundred clients meet it. The canary's part begins at zero."""
+        if self.canary is None:
+            return ((self.cluster, 100),)
+        return (self.canary.cluster, self.canary.percent), (self.cluster, 100 - self.canary.percent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,15 @@ def plain(value: Any) -> Any:
 def chosen(gateway: Gateway, what: str) -> tuple[tuple[Any, ...], tuple[Cluster, ...]]:
     """The routes and clusters of a service, an operation, or, when `what` begins with a slash, of the path that matches it."""
     routes = _of_path(gateway, what) if what.startswith("/") else _of_name(gateway, what)
-    names = {getattr(route, "cluster", None) for route in routes} | {getattr(route, "service", None) for route in routes}
+    names = {name for route in routes for name in _answering(route)}
     return routes, tuple(one for one in gateway.clusters if one.name in names or one.service == what)
+
+
+def _answering(entry: Any) -> Iterator[str]:
+    """The clusters that may answer it, a canary's too, and its service's own."""
+    if isinstance(entry, Route):
+        yield from (name for name, _ in entry.shares)
+        yield entry.service
 
 
 def _of_path(gateway: Gateway, path: str) -> tuple[Any, ...]:

@@ -160,10 +160,9 @@ def _destination(route: Route) -> Json:
     """
     if route.canary is None:
         return {"cluster": route.cluster}
-    shares = [(route.canary.cluster, route.canary.percent), (route.cluster, 100 - route.canary.percent)]
     return {
         "weighted_clusters": {
-            "clusters": [{"name": name, "weight": percent} for name, percent in shares],
+            "clusters": [{"name": name, "weight": percent} for name, percent in route.shares],
             "use_hash_policy": True,
         },
         "hash_policy": [
