@@ -99,7 +99,7 @@ def _token_help(api: Json) -> str:
     server = api["servers"][0]["url"].rstrip("/")
     command = (
         f"TOKEN=$(curl -s {server}/auth/token \\\n"
-        "  -d grant_type=password -d username=ada -d password=secret \\\n"
+        "  -d grant_type=password -d username=YOUR-NAME -d password=YOUR-PASSWORD \\\n"
         "  | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"access_token\"])')"
     )
     text = "Operations marked with a scope or “token” need one."
