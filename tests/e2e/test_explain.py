@@ -175,6 +175,27 @@ def test_a_request_that_failed_says_why(pair: RunningSystem) -> None:
     assert said[-1] == "events    none has its trace"
 
 
+def test_while_the_system_is_down_logs_say_what_they_can(pair: RunningSystem) -> None:
+    request_id = noted(pair, "poison")
+    logged(pair, request_id)
+    note = delivered(pair, request_id, "waiting")
+    pair.down()
+    try:
+        found, event = explained(pair, request_id), explained(pair, note["id"])
+        said = pair.must("explain", request_id).splitlines()
+        nobody = pair.run("explain", new_id())
+    finally:
+        pair.up()
+
+    (line,) = found["request"]
+    assert (line["operation"], line["status"], found["events"]) == ("left.take", 201, None)
+    assert said[-1] == "not asked databases and streams, which have the events: this system is not running"
+    assert not [one for one in said if one.startswith("events")]
+    assert (event["event"], {one["process"] for one in event["logs"]}) == (None, {"right-1"})
+    assert nobody.returncode == 1
+    assert "this system is not running" in nobody.stderr
+
+
 def test_an_id_that_is_nobodys_says_where_was_looked(pair: RunningSystem) -> None:
     request = pair.run("explain", "6f9619ff-8b86-4011-b42d-00c04fc964ff")
     event = pair.run("explain", new_id())

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ def command(here: Here, what: tuple[str, ...], token: str | None, user: str | No
     METHOD PATH sends nothing: which route is chosen or why none, what is wrong with the token, which scope is missing, and how
     the replicas are. The id of a request (`x-request-id`) or of its trace leads through the gateway's log, the logs of replicas
     and the events that it led to; an event's id from its outbox through the bus to each consumer, with attempts and errors.
+    While the system is down, logs alone can say.
     """
     if len(what) == 2 and _METHOD.fullmatch(what[0].upper()) and what[1].startswith("/"):
         _show(_planned(here, what[0].upper(), what[1], _token(here, token, user)), as_json)
@@ -104,6 +105,13 @@ def _of_event(here: Here, id: str) -> dict[str, Any]:
     from atoll.host.history import SCANNED, plain
 
     history = _history(here)
+    if isinstance(history, Down):
+        said = _said(here, (id,))
+        if not said:
+            raise NotFound(
+                f"no process has logged anything of the event {id}; {history.unasked[0]}", hint="start it: `atoll up`"
+            )
+        return {"event": None, "logs": said, "not_asked": history.unasked}
     event = asyncio.run(history.event(id, int(id[:8] + id[9:13], 16) / 1000))
     if event is None:
         looked = f"outboxes, inboxes and parked events, and {SCANNED:,} messages of each stream from when it was made"
@@ -122,28 +130,39 @@ def _of_request(here: Here, id: str) -> dict[str, Any]:
         hint = "a line comes up to a second after its answer; a log that is full is set aside once, then it is gone"
         raise NotFound(f"no request has the id {id}: looked at {looked.count} lines of {log}{since}", hint=hint)
     line = looked.lines[0]
+    found = {"request": list(looked.lines), "logs": _said(here, (line["request_id"], line["trace_id"]))}
     history = _history(here)
+    if isinstance(history, Down):
+        return {**found, "events": None, "not_asked": history.unasked}
     events = asyncio.run(history.trace(line["trace_id"], _moment(line["time"])))
-    said = _said(here, line)
-    return {
-        "request": list(looked.lines),
-        "logs": said,
-        "events": [dict(plain(one)) for one in events],
-        "not_asked": history.silent,
-    }
+    return {**found, "events": [dict(plain(one)) for one in events], "not_asked": history.silent}
 
 
 def _moment(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
-def _history(here: Here) -> History:
+@dataclass(frozen=True, slots=True)
+class Down:
+    """Nobody can be asked for events, and why."""
+
+    why: str
+
+    @property
+    def unasked(self) -> list[str]:
+        return [f"databases and streams, which have the events: {self.why}"]
+
+
+def _history(here: Here) -> History | Down:
     from atoll.host.history import History, Places
     from atoll.host.secrets import Secrets
     from atoll.provision import nats
     from atoll.system.plan import BusPlan
 
-    state = here.ask({"do": "ps"}, quiet=True)
+    try:
+        state = here.ask({"do": "ps"}, quiet=True)
+    except SystemMistake as mistake:
+        return Down(mistake.detail)
     port = next(process["port"] for process in state["processes"] if process["name"] == "nats")
     server, secrets = nats.BusServer(here.system.name, port, here.layout.data), Secrets(here.layout.secrets)
     known = _saved(here).known
@@ -165,9 +184,8 @@ def _history(here: Here) -> History:
     return History(Places(BusPlan.of(contracts), database_url, bus_url))
 
 
-def _said(here: Here, line: dict[str, Any]) -> list[dict[str, Any]]:
-    """What processes logged with the request's or its trace's id."""
-    ids = (line["request_id"], line["trace_id"])
+def _said(here: Here, ids: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What processes logged with one of these ids."""
     found: list[dict[str, Any]] = []
     for path in sorted(here.layout.logs.glob("*.log*")):
         with path.open(encoding="utf-8", errors="replace") as log:
@@ -187,9 +205,9 @@ def _unasked(history: History) -> str:
 def _text(found: dict[str, Any]) -> list[str]:
     lines = [text for line in found.get("request", ()) for text in _request_text(line)]
     lines += [f"log       {one['process']}: {_message(one['line'])}" for one in found.get("logs", ())]
-    for event in found.get("events", [found["event"]] if "event" in found else []):
-        lines += _event_text(event)
-    if "events" in found and not found["events"]:
+    for event in found.get("events", [found.get("event")]) or ():
+        lines += _event_text(event) if event else []
+    if found.get("events") == []:
         lines.append("events    none has its trace")
     return lines + [f"not asked {one}" for one in found["not_asked"]]
 
