@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,11 @@ def answering(http: httpx.Client) -> int:
     return int(http.get("/middle/process").json()["pid"])
 
 
+def confirmed(pair: RunningSystem) -> dict[str, int]:
+    """What Envoy keeps to, by service."""
+    return dict(json.loads((pair.folder / ".atoll/gateway/applied.json").read_text())["canaries"])
+
+
 def test_it_runs_beside_the_service_and_meets_nobody_until_it_is_given_a_share(pair: RunningSystem) -> None:
     with pair.client() as http:
         assert {answering(http) for _ in range(10)} == {pid(pair, "middle-1")}
@@ -61,10 +67,24 @@ def test_its_share_changes_under_load_without_a_restart_and_without_a_failed_req
         for weight, name in ((100, "middle-canary-1"), (0, "middle-1"), (100, "middle-canary-1")):
             said = json.loads(pair.must("canary", "middle", "--weight", str(weight), "--json"))
             assert said == {"service": "middle", "weight": weight}
+            assert confirmed(pair) == ({"middle": weight} if weight else {})
             until_sync(lambda name=name: answering(http) == before[name], 20)  # type: ignore[misc]
             until_sync(answers.more(20), 20)
     assert answers.unexpected == []
     assert {name: one["pid"] for name, one in pair.processes().items()} == before
+
+
+def test_a_share_that_the_gateway_does_not_confirm_is_no_success(pair: RunningSystem) -> None:
+    pair.kill("gateway", signal.SIGSTOP)
+    try:
+        refused = pair.run("canary", "middle", "--weight", "7")
+    finally:
+        pair.kill("gateway", signal.SIGCONT)
+
+    assert refused.returncode == 1
+    assert "has not confirmed yet that 7 of a hundred clients" in refused.stderr
+    until_sync(lambda: confirmed(pair) == {"middle": 7}, 30)
+    pair.must("canary", "middle", "--weight", "0")
 
 
 def test_the_service_restarts_without_it(pair: RunningSystem) -> None:

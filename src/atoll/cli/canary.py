@@ -19,7 +19,8 @@ __all__ = ["command"]
 def command(here: Here, name: str, weight: int, as_json: bool) -> None:
     """Give NAME's canary another share of clients until the next `up`; nothing restarts.
 
-    0 takes it out of use, 100 gives it everybody. The manifest's `weight` is what `up` begins with.
+    Returns when the gateway keeps to it. 0 takes it out of use, 100 gives it everybody. The manifest's `weight` is what `up`
+    begins with.
     """
     share = here.ask({"do": "canary", "name": name, "weight": weight}, quiet=as_json)
     if as_json:

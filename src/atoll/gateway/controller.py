@@ -30,7 +30,7 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.files import digest, write, write_initial, write_listener
 from atoll.gateway.ir import Endpoint, Gateway, Listener, Tls, Upstream
-from atoll.gateway.known import GATEWAY, Known, Replica, SystemEntry
+from atoll.gateway.known import GATEWAY, Known, Replica, ServiceEntry, SystemEntry
 from atoll.gateway.secrets import Follower, Origin, write_secrets
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
@@ -233,7 +233,7 @@ class Controller:
             self._report.failed(str(error))
             return True
         write(Path(self._folders.inputs), known.serialize())
-        self._report.succeeded(gateway)
+        self._report.succeeded(gateway, known.system.services)
         return True
 
     def _again(self, outage: EngineOutage) -> None:
@@ -306,22 +306,23 @@ class _Report:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": []}
-        self._now |= {"error": None, "drift": None, "certificates": {}}
+        self._now |= {"error": None, "drift": None, "certificates": {}, "canaries": {}}
         self._of_input: tuple[str, ...] = ()
         self._of_certificates: tuple[str, ...] = ()
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
             self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
 
-    def succeeded(self, gateway: Gateway) -> None:
+    def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry]) -> None:
         if gateway.faults != self._of_input:
             for fault in gateway.faults:
                 logger.warning("%s", fault)
         self._of_input = gateway.faults
         whole = {name for cluster in gateway.clusters for name in (cluster.service, canaries(cluster.service))}
-        services = {cluster.name: cluster for cluster in gateway.clusters if cluster.name in whole}
+        clusters = {cluster.name: cluster for cluster in gateway.clusters if cluster.name in whole}
         self._write(
             version=self._now["version"] + 1,
-            endpoints={name: [str(one) for one in cluster.endpoints] for name, cluster in services.items()},
+            endpoints={name: [str(one) for one in cluster.endpoints] for name, cluster in clusters.items()},
+            canaries={name: entry.canary_percent for name, entry in services.items() if entry.canary_percent},
             routes=digest([str(route) for route in gateway.routes]),
             keys=[key.kid for key in gateway.issuer.keys.keys],
             gateways=gateway.limits.gateways,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from atoll.errors import SystemMistake
+from atoll.errors import EngineOutage, SystemMistake
 from atoll.host.contracts import Deriver, check
 from atoll.registry.replica import canaries
 from atoll.system.contract import Contract
@@ -66,10 +66,15 @@ async def derive(deriver: Deriver, spec: ServiceSpec, stable: Contract) -> Trial
 
 
 async def weigh(host: Host, name: str, weight: int) -> int:
-    """Another share of clients, without a restart of anything. Raises SystemMistake."""
+    """Another share of clients, without a restart of anything; returns when the gateway keeps to it. Raises SystemMistake, and
+    EngineOutage when the gateway does not confirm it.
+    """
     tried(host.spec(name))
     if not 0 <= weight <= 100:
         raise SystemMistake(f"{weight} is no share: it is 0 to 100 of a hundred clients")
     host.bus.trials[name] = replace(host.bus.trials[name], weight=weight)
     await host.bus.announce(host.contracts)
+    if not await host.gateway.confirm_share(name, weight):
+        hint = "`atoll logs gateway` says why; it counts as soon as the gateway has it"
+        raise EngineOutage(f"the gateway has not confirmed yet that {weight} of a hundred clients meet the canary", hint=hint)
     return weight

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -126,21 +126,25 @@ class GatewayHost:
 
     async def confirm(self, service: str, address: str) -> bool:
         """Waits until Envoy sends requests for `service` to `address`; False when that takes too long."""
-        return await self._until(lambda endpoints: address in endpoints.get(service, ()), _CONFIRM_S)
+        return await self._until(lambda applied: address in _endpoints(applied, service), _CONFIRM_S)
 
     async def confirm_gone(self, service: str, address: str) -> bool:
         """Waits until Envoy sends no further request to `address`; False when that takes too long."""
-        return await self._until(lambda endpoints: address not in endpoints.get(service, ()), _CONFIRM_S)
+        return await self._until(lambda applied: address not in _endpoints(applied, service), _CONFIRM_S)
+
+    async def confirm_share(self, service: str, percent: int) -> bool:
+        """Waits until Envoy gives the canary of `service` so many of a hundred clients; False when that takes too long."""
+        return await self._until(lambda applied: applied.get("canaries", {}).get(service, 0) == percent, _CONFIRM_S)
 
     async def confirm_all(self, addresses: Mapping[str, set[str]], timeout_s: float) -> bool:
         """The same for every service's whole set."""
         return await self._until(
-            lambda found: all(want <= set(found.get(name, ())) for name, want in addresses.items()), timeout_s
+            lambda applied: all(want <= set(_endpoints(applied, name)) for name, want in addresses.items()), timeout_s
         )
 
-    async def _until(self, condition: Any, timeout_s: float) -> bool:
+    async def _until(self, condition: Callable[[dict[str, Any]], bool], timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
-        while not condition(self.applied().get("endpoints", {})):
+        while not condition(self.applied()):
             if time.monotonic() > end:
                 return False
             await asyncio.sleep(_PAUSE_S)
@@ -222,6 +226,10 @@ class GatewayHost:
 
     async def _probe(self, _spec: ProcessSpec) -> None:
         await until_ready(lambda: engine.ready(self.admin.host, self.admin.port))
+
+
+def _endpoints(applied: Mapping[str, Any], service: str) -> list[str]:
+    return list(applied.get("endpoints", {}).get(service, ()))
 
 
 def listener_of(gateway: GatewaySpec) -> Listener:
