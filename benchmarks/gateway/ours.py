@@ -48,7 +48,7 @@ def _known(variant: str, upstream_port: int) -> Known:
         "paths": {"/orders/{id}": {"get": operation}},
     }
     contract = Contract.parse({"format": 1, "service": "orders", "openapi": openapi})
-    services = {"orders": ServiceEntry("service", "/orders", (contract.digest,))}
+    services = {"orders": ServiceEntry(kind="service", prefix="/orders", digests=(contract.digest,))}
     replica = Replica("orders", "orders-1", f"127.0.0.1:{upstream_port}", digest=contract.digest, beat=time.time())
     return Known(
         SystemEntry("lab", "http://localhost", ISSUER, AUDIENCE, services),

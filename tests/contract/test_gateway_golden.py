@@ -38,9 +38,9 @@ LEGACY = contract("legacy", {})
 def _gateway() -> Gateway:
     """Orders in the middle of a rollout, a client at /, and a monolith that has the rest."""
     services = {
-        "orders": ServiceEntry("service", "/orders", (NEWER.digest, ORDERS.digest)),
-        "storefront": ServiceEntry("client", "/", (STOREFRONT.digest,)),
-        "legacy": ServiceEntry("service", "/legacy", (LEGACY.digest,)),
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(NEWER.digest, ORDERS.digest)),
+        "storefront": ServiceEntry(kind="client", prefix="/", digests=(STOREFRONT.digest,)),
+        "legacy": ServiceEntry(kind="service", prefix="/legacy", digests=(LEGACY.digest,)),
         "cardprovider": ServiceEntry("simulator"),
     }
     contracts = (ORDERS, NEWER, STOREFRONT, LEGACY)

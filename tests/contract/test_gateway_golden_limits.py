@@ -74,7 +74,7 @@ def test_nothing_is_limited_that_nobody_limits() -> None:
 def test_overload_is_the_golden_file() -> None:
     """A service's concurrency, in its cluster; the gateway's own, in the bootstrap."""
     contract_ = contract("orders", {"/orders": {"get": {}}})
-    entry = ServiceEntry("service", "/orders", (contract_.digest,), concurrency=64)
+    entry = ServiceEntry(kind="service", prefix="/orders", digests=(contract_.digest,), concurrency=64)
     what = known(contract_, services={"orders": entry}, memory_limit_mib=512, cpu_limit_percent=90)
     gateway, folders = translate(what, Listener("127.0.0.1", 8080)), Folders("/shop/.atoll/gateway")
     (cluster,) = render(gateway, folders)["cds"]

@@ -8,7 +8,7 @@ from typing import Any
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, MirrorEntry
 from atoll.gateway.translate import translate
-from atoll.gateway.xds import mirror
+from atoll.gateway.xds import capture
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
 from tests.support.gateway import contract, known, replica
@@ -49,13 +49,13 @@ def _routes(mirrors: dict[str, MirrorEntry]) -> list[dict[str, Any]]:
 
 
 def _is_twin(route: dict[str, Any]) -> bool:
-    return mirror.NAME in route["typed_per_filter_config"]
+    return capture.NAME in route["typed_per_filter_config"]
 
 
 def test_mirrors() -> None:
     rendered = _rendered(MIRRORS)
     twins = [route for route in _routes(MIRRORS) if _is_twin(route)]
-    (cluster,) = [one for one in rendered["cds"] if one["name"] == mirror.CLUSTER]
+    (cluster,) = [one for one in rendered["cds"] if one["name"] == capture.CLUSTER]
 
     check("xds/mirrors.json", json.dumps({"twins": twins, "cluster": cluster}, indent=1, ensure_ascii=False) + "\n")
 
@@ -67,7 +67,7 @@ def test_what_is_mirrored_differs_from_what_is_not_in_nothing_but_its_share() ->
         if not _is_twin(twin):
             continue
         plain = next(route for route in table[at:] if not _is_twin(route))
-        others = {name: one for name, one in twin["typed_per_filter_config"].items() if name != mirror.NAME}
+        others = {name: one for name, one in twin["typed_per_filter_config"].items() if name != capture.NAME}
         assert (twin["name"], twin["route"], twin.get("metadata")) == (plain["name"], plain["route"], plain.get("metadata"))
         assert others == plain["typed_per_filter_config"]
 

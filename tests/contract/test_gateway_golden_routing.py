@@ -102,7 +102,9 @@ def test_canary() -> None:
     stable = contract("orders", {"/orders": {"get": {"operationId": "own"}}})
     newer = contract("orders", {"/orders": {"get": {"operationId": "own"}}, "/orders/new": {"get": {"operationId": "new"}}})
     replicas = (replica(stable, "orders-1", "127.0.0.1:2101"), replica(newer, "orders-canary-1", "127.0.0.1:2102"))
-    services = {"orders": ServiceEntry("service", "/orders", (stable.digest, newer.digest), canary_percent=10)}
+    services = {
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(stable.digest, newer.digest), canary_percent=10)
+    }
     what = known(stable, newer, replicas=replicas, services=services)
     actions = {one.get("name"): one.get("route") for one in _routes(what)}
 

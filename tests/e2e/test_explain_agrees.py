@@ -83,7 +83,7 @@ PIECES = (
 @pytest.fixture(params=["", "legacy"], ids=["without a fallback", "with a fallback"])
 def what(request: pytest.FixtureRequest) -> Known:
     made = known(ORDERS, SHOP, LEGACY, fallback=request.param or None)
-    services = {**made.system.services, "shop": ServiceEntry("client", "/", (SHOP.digest,))}
+    services = {**made.system.services, "shop": ServiceEntry(kind="client", prefix="/", digests=(SHOP.digest,))}
     return Known(system(ORDERS, SHOP, LEGACY, services=services, fallback=request.param or None), made.contracts)
 
 

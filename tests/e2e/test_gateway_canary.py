@@ -32,7 +32,7 @@ class Trial:
     known: Known
 
     async def share(self, percent: int) -> None:
-        entry = ServiceEntry("service", "/orders", (ORDERS.digest, NEXT.digest), canary_percent=percent)
+        entry = ServiceEntry(kind="service", prefix="/orders", digests=(ORDERS.digest, NEXT.digest), canary_percent=percent)
         entries = system(*self.known.contracts.values(), services={"orders": entry})
         await self.rig.apply(replace(self.known, system=entries))
 

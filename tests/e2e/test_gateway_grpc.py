@@ -77,7 +77,7 @@ async def _server() -> AsyncIterator[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     async with _server() as address:
-        services = {"stock": ServiceEntry("service", "/shop.Stock", (STOCK.digest,))}
+        services = {"stock": ServiceEntry(kind="service", prefix="/shop.Stock", digests=(STOCK.digest,))}
         what = known(STOCK, replicas=(replica(STOCK, "stock-1", address),), services=services)
         async with gateway(tmp_path_factory.mktemp("grpc"), what, MINT) as rig, httpx.AsyncClient() as http:
             await until(lambda: _healthy(http, rig))

@@ -62,7 +62,7 @@ MIRRORS = {
 def _known(found: list[Version], contracts: tuple[Contract, ...] = CONTRACTS) -> Known:
     replicas = tuple(replica(of, f"{of.service}-1", one.address) for of, one in zip(contracts, found, strict=True))
     what = known(*contracts, replicas=replicas, fallback="legacy", mirrors=MIRRORS)
-    services = {**what.system.services, "stock_next": ServiceEntry("service", "/stock", (TWIN.digest,))}
+    services = {**what.system.services, "stock_next": ServiceEntry(kind="service", prefix="/stock", digests=(TWIN.digest,))}
     return replace(what, system=msgspec.structs.replace(what.system, services=services))
 
 

@@ -45,8 +45,8 @@ class Shop:
 @asynccontextmanager
 async def _shop(folder: Path, **system: Any) -> AsyncIterator[Shop]:
     services = {
-        "orders": ServiceEntry("service", "/orders", (ORDERS.digest,), concurrency=3),
-        "stock": ServiceEntry("service", "/stock", (STOCK.digest,)),
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(ORDERS.digest,), concurrency=3),
+        "stock": ServiceEntry(kind="service", prefix="/stock", digests=(STOCK.digest,)),
     }
     async with AsyncExitStack() as stack:
         one, two = await stack.enter_async_context(upstreams(folder, "orders-1", "stock-1"))

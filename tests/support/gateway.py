@@ -52,7 +52,7 @@ def system(*contracts: Contract, **changes: Any) -> SystemEntry:
     services: dict[str, ServiceEntry] = {}
     for one in contracts:
         earlier = services[one.service].digests if one.service in services else ()
-        services[one.service] = ServiceEntry("service", f"/{one.service}", (one.digest, *earlier))
+        services[one.service] = ServiceEntry(kind="service", prefix=f"/{one.service}", digests=(one.digest, *earlier))
     mint = Mint()
     entry = SystemEntry("shop", "http://localhost:8080", mint.issuer, mint.audience, services)
     return SystemEntry(**{**{name: getattr(entry, name) for name in entry.__struct_fields__}, **changes})

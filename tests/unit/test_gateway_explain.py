@@ -196,7 +196,10 @@ def test_the_rates_that_would_count_are_named() -> None:
 
 
 def test_the_fallback_gets_what_nobody_owns() -> None:
-    services = {"orders": ServiceEntry("service", "/orders", (ORDERS.digest,)), "legacy": ServiceEntry("service", "/legacy")}
+    services = {
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(ORDERS.digest,)),
+        "legacy": ServiceEntry("service", "/legacy"),
+    }
     made = known(ORDERS, replicas=(replica(contract("legacy", {}), "legacy-1", "127.0.0.1:2103"),))
     system = type(made.system)("shop", "", MINT.issuer, MINT.audience, services, fallback="legacy")
 

@@ -63,7 +63,10 @@ STOREFRONT = contract("storefront", {"/": {"get": {"operationId": "home", "secur
 
 
 def _documents(*contracts: Contract) -> dict[str, str]:
-    services = {one.service: ServiceEntry("client" if one is STOREFRONT else "service", "", (one.digest,)) for one in contracts}
+    services = {
+        one.service: ServiceEntry(kind="client" if one is STOREFRONT else "service", prefix="", digests=(one.digest,))
+        for one in contracts
+    }
     gateway = translate(known(*contracts, services=services), Listener("127.0.0.1", 8080))
     return {document.path: document.body for document in gateway.documents}
 

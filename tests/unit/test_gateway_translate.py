@@ -197,8 +197,8 @@ def test_a_path_outside_of_the_prefix_or_of_the_gateway_itself_has_no_route() ->
     orders = contract("orders", {"/stock": PUBLIC_GET, "/ordersx": PUBLIC_GET, "/orders": PUBLIC_GET})
     root = contract("root", {"/docs": PUBLIC_GET, "/openapi.json": PUBLIC_GET, "/health/live": PUBLIC_GET, "/home": PUBLIC_GET})
     services = {
-        "orders": ServiceEntry("service", "/orders", (orders.digest,)),
-        "root": ServiceEntry("client", "/", (root.digest,)),
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(orders.digest,)),
+        "root": ServiceEntry(kind="client", prefix="/", digests=(root.digest,)),
     }
 
     gateway = _translate(known(orders, root, services=services))
@@ -212,8 +212,8 @@ def test_the_longest_prefix_owns_a_path() -> None:
     orders = contract("orders", {"/orders/{id}": PUBLIC_GET})
     home = contract("home", {"/orders/history": PUBLIC_GET, "/history": PUBLIC_GET})
     services = {
-        "home": ServiceEntry("client", "/", (home.digest,)),
-        "orders": ServiceEntry("service", "/orders", (orders.digest,)),
+        "home": ServiceEntry(kind="client", prefix="/", digests=(home.digest,)),
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(orders.digest,)),
     }
 
     gateway = _translate(known(home, orders, services=services))
@@ -226,8 +226,8 @@ def test_a_pattern_of_one_service_ends_at_the_prefix_of_another() -> None:
     orders = contract("orders", {"/orders/{id}": PUBLIC_GET})
     home = contract("home", {"/about": PUBLIC_GET, "/{page}": PUBLIC_GET, "/{page}/{part}": PUBLIC_GET})
     services = {
-        "home": ServiceEntry("client", "/", (home.digest,)),
-        "orders": ServiceEntry("service", "/orders", (orders.digest,)),
+        "home": ServiceEntry(kind="client", prefix="/", digests=(home.digest,)),
+        "orders": ServiceEntry(kind="service", prefix="/orders", digests=(orders.digest,)),
     }
 
     table = _translate(known(home, orders, services=services)).routes
@@ -262,7 +262,9 @@ def test_an_operation_for_options_that_needs_a_token_leaves_preflights_to_the_ga
 def test_a_simulator_has_no_routes() -> None:
     provider = contract("provider", {"/provider": PUBLIC_GET})
 
-    gateway = _translate(known(provider, services={"provider": ServiceEntry("simulator", "/provider", (provider.digest,))}))
+    gateway = _translate(
+        known(provider, services={"provider": ServiceEntry(kind="simulator", prefix="/provider", digests=(provider.digest,))})
+    )
 
     assert (gateway.routes, gateway.clusters) == ((), ())
 
@@ -313,7 +315,7 @@ def test_a_new_operation_that_no_replica_offers_yet_is_503_rather_than_404() -> 
 
 def test_a_replica_with_a_contract_that_is_no_longer_listed_keeps_its_operations() -> None:
     what = known(OLD, NEW, replicas=(replica(OLD, "orders-1", "127.0.0.1:1"),))
-    what.system.services["orders"] = ServiceEntry("service", "/orders", (NEW.digest,))
+    what.system.services["orders"] = ServiceEntry(kind="service", prefix="/orders", digests=(NEW.digest,))
 
     gateway = _translate(what)
 
@@ -333,7 +335,7 @@ def test_a_replica_that_names_no_contract_offers_everything() -> None:
 
 def test_a_contract_that_is_missing_from_the_bucket_is_a_fault() -> None:
     what = known(OLD)
-    what.system.services["orders"] = ServiceEntry("service", "/orders", (OLD.digest, "0123456789abcdef"))
+    what.system.services["orders"] = ServiceEntry(kind="service", prefix="/orders", digests=(OLD.digest, "0123456789abcdef"))
 
     gateway = _translate(what)
 
@@ -426,7 +428,7 @@ def test_a_replica_that_is_left_out_takes_no_operation_with_it() -> None:
 
 def test_several_gateways_share_rates_and_concurrency() -> None:
     orders = contract("orders", {"/orders": {"get": {"operationId": "own", "x-atoll-rate-limit": "10/s"}}})
-    services = {"orders": ServiceEntry("service", "/orders", (orders.digest,), concurrency=9)}
+    services = {"orders": ServiceEntry(kind="service", prefix="/orders", digests=(orders.digest,), concurrency=9)}
     gateways = tuple(Replica("gateway", name, f"10.0.0.{at}:8080", beat=100.0) for at, name in enumerate("abcd", 1))
     silent = Replica("gateway", "gone", "10.0.0.9:8080", beat=1.0)
 

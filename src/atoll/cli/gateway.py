@@ -55,7 +55,7 @@ def diff(here: Here, as_json: bool) -> int:
     Named by resource and field: a file that somebody edited, an Envoy that has old files, an update that it refused.
     """
     from atoll.gateway.admin import Admin
-    from atoll.gateway.drift import differences, running
+    from atoll.gateway.diff import differences, running
     from atoll.gateway.xds.resources import render
 
     saved = _saved(here)

@@ -80,6 +80,7 @@ class Applier:
 
     async def drifted(self) -> tuple[str, ...]:
         """What is no longer as it was confirmed: files that somebody else wrote, types that Envoy has another version of.
+        (`diff` names resources and fields, for who asks.)
 
         Empty also while Envoy does not answer.
         """

@@ -35,11 +35,11 @@ from atoll.gateway.ir import (
     Upstream,
 )
 from atoll.gateway.known import GATEWAY, Known, SystemEntry
-from atoll.gateway.mirrored import of_fallback, sampled, usable
 from atoll.gateway.offers import Offer, deployed, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
+from atoll.gateway.sampling import of_fallback, sampled, usable
 from atoll.registry.replica import Replica, canaries
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, Operation

@@ -1,4 +1,4 @@
-"""What Envoy captured: a request, its answer, and which mirror it is for. The format is that of `xds/mirror.lua`."""
+"""What Envoy captured: a request, its answer, and which mirror it is for. The format is that of `xds/capture.lua`."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from atoll.gateway.mirror.asking import Failed, ask, copied
 from atoll.gateway.mirror.differences import compare
 from atoll.gateway.mirror.report import Moment, Report
 from atoll.gateway.mirror.samples import LIMIT_BYTES, Captured, parse
-from atoll.gateway.mirrored import SAFE
+from atoll.gateway.sampling import SAFE
 
 __all__ = ["Arrivals", "Comparer", "Environment", "run"]
 

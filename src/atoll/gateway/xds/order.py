@@ -6,10 +6,10 @@ from atoll.gateway.ir import Gateway
 from atoll.gateway.xds import (
     api_keys,
     body_size,
+    capture,
     compression,
     cors,
     jwt,
-    mirror,
     rate_limit,
     rate_limit_headers,
     rbac,
@@ -54,7 +54,7 @@ def filters(gateway: Gateway, folders: Folders) -> list[Json]:
         whole_body.filter_(gateway.listener.body_limit_bytes),
         # Captures answers for a comparison, on the routes that say so. Behind all that may refuse, so that a mirror is asked
         # what a service was asked; next to the router, so that an answer is seen before anything compresses it.
-        mirror.filter_(),
+        capture.filter_(),
         # Sends it on. Always last: Envoy refuses a filter behind it.
         router.filter_(),
     ]

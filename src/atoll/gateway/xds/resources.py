@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from atoll.gateway.ir import Gateway
-from atoll.gateway.xds import clusters, jwt, listener, mirror, revocations, routes, tracing
+from atoll.gateway.xds import capture, clusters, jwt, listener, revocations, routes, tracing
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json
 
@@ -29,7 +29,7 @@ def render(gateway: Gateway, folders: Folders) -> Mapping[str, list[Json]]:
 
 def _comparer(gateway: Gateway) -> list[Json]:
     comparer = gateway.listener.comparer
-    return [mirror.cluster(comparer)] if gateway.mirrors and comparer else []
+    return [capture.cluster(comparer)] if gateway.mirrors and comparer else []
 
 
 def _collector(gateway: Gateway) -> list[Json]:

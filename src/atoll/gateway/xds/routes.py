@@ -24,10 +24,10 @@ from atoll.gateway.paths import Path
 from atoll.gateway.xds import (
     api_keys,
     body_size,
+    capture,
     compression,
     cors,
     jwt,
-    mirror,
     rate_limit,
     rate_limit_headers,
     rbac,
@@ -119,11 +119,11 @@ def _with_twins(entry: Json, samples: tuple[Sample, ...]) -> list[Json]:
 
 def _twin(entry: Json, sample: Sample) -> Json:
     others = [one for one in entry["match"].get("headers", ()) if one["name"] != ":method"]
-    headers = [_methods(sample.methods), *others, *mirror.conditions(sample)]
+    headers = [_methods(sample.methods), *others, *capture.conditions(sample)]
     return {
         **entry,
-        "match": {**entry["match"], "headers": headers, "runtime_fraction": mirror.share(sample)},
-        "typed_per_filter_config": {**entry["typed_per_filter_config"], mirror.NAME: mirror.per_route(sample)},
+        "match": {**entry["match"], "headers": headers, "runtime_fraction": capture.share(sample)},
+        "typed_per_filter_config": {**entry["typed_per_filter_config"], capture.NAME: capture.per_route(sample)},
     }
 
 

@@ -16,7 +16,7 @@ __all__ = ["CLUSTER", "NAME", "cluster", "conditions", "filter_", "per_route", "
 NAME = "atoll.mirror"
 # No service can be called that.
 CLUSTER = "atoll.mirror"
-_SCRIPT = File(__file__).with_name("mirror.lua").read_text("utf-8")
+_SCRIPT = File(__file__).with_name("capture.lua").read_text("utf-8")
 _CONNECT_S = 0.5
 # Each holds one captured request and answer, so they bound what Envoy keeps for a process that is slow.
 _AT_ONCE = 64

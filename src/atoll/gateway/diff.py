@@ -1,4 +1,5 @@
-"""What Envoy really uses against what it is meant to use, named by resource and field.
+"""`atoll gateway diff`: what Envoy really uses against what it is meant to use, named by resource and field. (Drift, which the
+controller looks for and puts right, is told by files and versions alone: `apply.Applier.drifted`.)
 
 Envoy's own account (`/config_dump`) is in protobuf's JSON: what is at its default is left out, numbers of 64 bits are text,
 durations are spelt in one of several ways. So both sides are brought into one form before they are compared.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.gateway.drift import differences, running
+from atoll.gateway.diff import differences, running
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 WANTED = {
