@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from atoll.gateway.files import replace_file
 from tests.support.system import RunningSystem, running
 from tests.support.waiting import until_sync
@@ -40,6 +42,13 @@ def test_what_the_gateway_does_is_shown_and_compared_whoever_hangs_or_is_gone(tm
         assert max(map(len, said.splitlines()[1:])) <= 128
         document = json.loads(pair.must("gateway", "show", "left", "--json"))
         assert document["running"]
+        whole = json.loads(pair.must("gateway", "show", "--json"))
+        assert (pair.folder / whole["access_log"]).exists()
+        with pair.client() as http:
+            http.get("/left/notes")
+        until_sync(lambda: "atoll_requests" in httpx.get(whole["metrics"]).text, what="the request is counted")
+        assert whole["access_log"] in said
+        assert "strict_http1.wasm" in said
         assert {one["health"] for one in document["health"] if one["cluster"] == "left"} == {"healthy"}
         assert pair.must("gateway", "diff") == ""
 

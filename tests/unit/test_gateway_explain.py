@@ -195,6 +195,15 @@ def test_the_rates_that_would_count_are_named() -> None:
     assert limits.facts == {"operation": "10/s", "client": "600/min", "address": None, "gateways": 2}
 
 
+def test_what_clients_may_keep_is_told_as_the_contract_has_it() -> None:
+    kept = {"headers": {"Cache-Control": {"schema": {"const": "public, max-age=5"}}, "ETag": {"schema": {"type": "string"}}}}
+    cached = contract("orders", {"/orders": {"get": {"security": [], "responses": {"200": kept}}, "post": {"security": []}}})
+    gateway = translate(known(cached, replicas=(replica(cached, "orders-1", "127.0.0.1:2101"),)), Listener("", 1))
+
+    assert last(explain(gateway, Question("GET", "/orders"))).facts == {"cache_control": "public, max-age=5"}
+    assert last(explain(gateway, Question("POST", "/orders"))).what == "replicas"
+
+
 def test_the_fallback_gets_what_nobody_owns() -> None:
     services = {
         "orders": ServiceEntry(kind="service", prefix="/orders", digests=(ORDERS.digest,)),

@@ -16,6 +16,7 @@ from atoll.errors import SystemMistake
 from atoll.service import caching
 from atoll.service.caching import Answers, Entry
 from atoll.service.openapi import openapi_of
+from atoll.system.contract import Contract
 from tests.support.services import bearer, serving
 
 
@@ -485,3 +486,9 @@ def test_openapi_says_what_may_be_kept() -> None:
     assert set(public["200"]["headers"]) == {"Cache-Control", "ETag"}
     assert private["200"]["headers"]["Vary"] == {"schema": {"type": "string", "const": "authorization, x-api-key"}}
     assert "304" in public
+
+
+def test_the_gateway_reads_from_the_contract_what_may_be_kept() -> None:
+    contract = Contract.parse({"format": 1, "service": "shelf", "openapi": openapi_of(shelf(Counter(), public=True))})
+
+    assert {one.path: one.cache for one in contract.operations}["/shelf"] == "public, max-age=60"

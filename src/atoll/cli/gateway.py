@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,10 +41,12 @@ def show(here: Here, what: str | None, as_json: bool) -> None:
     if what:
         _check(gateway, what)
     health = asyncio.run(_health(saved))
+    constant = _constant(here, saved) if saved and not what else {}
     if as_json:
-        click.echo(json.dumps(_document(here, gateway, health, what), indent=2, ensure_ascii=False))
+        click.echo(json.dumps({**_document(here, gateway, health, what), **constant}, indent=2, ensure_ascii=False))
         return
-    click.echo("\n".join([*_state(here, saved, health is not None), "", show.text(gateway, health or {}, what)]))
+    lines = [f"{name:<12}{said}" for name, said in constant.items()]
+    click.echo("\n".join([*_state(here, saved, health is not None), "", *lines, show.text(gateway, health or {}, what)]))
 
 
 @command.command()
@@ -123,6 +126,20 @@ def _document(here: Here, gateway: Gateway, health: Any, what: str | None) -> di
     replicas = [{"cluster": name, "endpoint": endpoint, "health": said} for (name, endpoint), said in (health or {}).items()]
     shown = [one for one in replicas if one["cluster"] in {cluster["name"] for cluster in whole["clusters"]}]
     return {**whole, "running": health is not None, "health": shown, "applied": applied(here.layout.gateway)}
+
+
+def _constant(here: Here, saved: Saved) -> dict[str, str]:
+    """What every gateway has and no declaration changes: where requests are seen, and what reads HTTP/1.1 before Envoy."""
+    from atoll.gateway.xds import metrics
+
+    def named(file: str) -> str:
+        return str(Path(file).relative_to(here.folder.absolute()))
+
+    return {
+        "access_log": named(saved.folders.access_log),
+        "metrics": f"http://{saved.admin}/stats/prometheus?filter=^{metrics.PREFIX}",
+        "http1": f"read strictly, before Envoy, by {named(saved.folders.strict_http1)}",
+    }
 
 
 def _state(here: Here, saved: Saved | None, running: bool) -> list[str]:

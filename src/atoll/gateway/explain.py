@@ -104,6 +104,7 @@ def _steps(gateway: Gateway, question: Question) -> Iterator[Step]:
         claims = yield from _allowed(gateway, found, question)
         yield _limits(gateway.limits, found)
         yield from _replicas(gateway, _shares(gateway, found, claims), question.health)
+        yield from _caching(found)
         yield from _mirrors(gateway, found.sample, question.method, path)
     elif isinstance(found, Fallback):
         yield from _replicas(gateway, [_Share(found.cluster)], question.health)
@@ -302,7 +303,14 @@ def _of_cluster(gateway: Gateway, share: _Share, health: Health | None) -> Step:
     return Step("replicas", True, f"{who}: {shown}{most}", facts)
 
 
-# mirrors
+# what becomes of the answer
+
+
+def _caching(route: Route) -> Iterator[Step]:
+    """What clients are told of keeping it."""
+    if route.cache:
+        says = f"a good answer says {route.cache}; the gateway keeps none, the service may"
+        yield Step("caching", True, says, {"cache_control": route.cache})
 
 
 def _mirrors(gateway: Gateway, samples: Sequence[Sample], method: str, path: str) -> Iterator[Step]:

@@ -144,7 +144,8 @@ class Route:
     `body_limit_bytes`; `whole_body`: it is sent on when all of it is here.
 
     `websocket`: it may be upgraded to one, and its token may stand among the protocols too, because a page can set no header.
-    A `sample` of what it answers is compared with a mirror's answers.
+    A `sample` of what it answers is compared with a mirror's answers. `cache` is what the service says of keeping its answers:
+    for who looks, since the gateway keeps none and passes what comes.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Route:
     websocket: bool = False
     canary: Canary | None = None
     sample: tuple[Sample, ...] = ()
+    cache: str = ""
 
     @property
     def shares(self) -> tuple[tuple[str, int], ...]:

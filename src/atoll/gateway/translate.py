@@ -262,6 +262,7 @@ def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
         rate_limit=operation.rate_limit,
         body_limit_bytes=body_limit_bytes,
         whole_body=operation.whole_body and body_limit_bytes <= _KEPT_BYTES,
+        cache=operation.cache,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -35,7 +36,8 @@ class Operation(msgspec.Struct, frozen=True):
     """One verb on one path. `path` is OpenAPI's template, `/orders/{id}`; `scope` None with `public` False: any token.
 
     `idempotent`: with an Idempotency-Key the same request may be sent again. `repeatable`: it may without one, as every GET.
-    `whole_body`: it takes a body that can only be read whole, JSON or a form without files.
+    `whole_body`: it takes a body that can only be read whole, JSON or a form without files. `cache` is the `Cache-Control` that
+    its answers always carry, "" where they say nothing or not always the same.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Operation(msgspec.Struct, frozen=True):
     rate_limit: Rate | None = None
     whole_body: bool = False
     websocket: bool = False
+    cache: str = ""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -169,6 +172,7 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
                     try_timeout_s=one.get("x-atoll-try-timeout-s"),
                     rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
                     whole_body=_whole_body(one),
+                    cache=_cache(one),
                 )
             )
     return tuple(found)
@@ -177,6 +181,19 @@ def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
 def _whole_body(operation: Mapping[str, Any]) -> bool:
     media_types = (operation.get("requestBody") or {}).get("content") or {}
     return bool(media_types) and not media_types.keys() - _READ_WHOLE
+
+
+def _cache(operation: Mapping[str, Any]) -> str:
+    """What the description of its success says, where that is one constant text. Nothing depends on it, so one that can't be
+    read is none.
+    """
+    with suppress(AttributeError, KeyError, TypeError):
+        for status, response in sorted(operation["responses"].items()):
+            found = {name.lower(): header for name, header in response.get("headers", {}).items() if status.startswith("2")}
+            said = found.get("cache-control", {}).get("schema", {}).get("const")
+            if isinstance(said, str):
+                return said
+    return ""
 
 
 def _address(asyncapi: Mapping[str, Any], operation: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
