@@ -15,7 +15,8 @@ from atoll.errors import Bug
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
-from atoll.gateway.known import Known
+from atoll.gateway.ir import Endpoint
+from atoll.gateway.known import Known, MirrorEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import TYPES
 from atoll.gateway.xds.resources import render
@@ -144,3 +145,27 @@ async def test_of_many_routes_only_the_new_ones_are_looked_at_again(rig: Rig) ->
     assert "/orders" not in paths
     (unchanged,) = validation.part_to_check({"cds": old["cds"]}, new)["rds"]
     assert unchanged["virtual_hosts"][0]["routes"] == []
+
+
+LONG = (
+    "/orders/accounts/{account_id}/subscriptions/{subscription_id}/resource-groups/{group}/virtual-networks/{network}"
+    "/subnets/{subnet}/addresses"
+)
+MANY = "/orders/" + "/".join(f"{{part_{number}}}" for number in range(40))
+
+
+@pytest.mark.parametrize("path", [LONG, MANY])
+async def test_a_long_path_with_parameters_is_a_path_like_any_other(rig: Rig, path: str) -> None:
+    await rig.apply(replace(known(contract("orders", {path: {"get": {"security": []}}})), replicas=rig.known.replicas))
+
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + path.replace("{", "").replace("}", ""))).status_code == 503  # no replica offers it
+
+
+async def test_the_fallback_can_be_mirrored_at_many_paths(tmp_path: Path) -> None:
+    words = ("products", "categories", "customers", "invoices", "shipments", "returns", "newsletter", "search", "basket")
+    mirrors = {"new": MirrorEntry("legacy", "orders", tuple(f"/{word}" for word in words), 0.1)}
+    what = known(ORDERS, contract("legacy", {}), fallback="legacy", mirrors=mirrors)
+
+    async with gateway(tmp_path / "gateway", what, comparer=Endpoint("127.0.0.1", 9)) as rig, httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + "/products")).status_code == 503

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -304,6 +305,27 @@ def test_a_public_operation_has_no_scope_and_perhaps_no_caller() -> None:
 
     assert "can't be public and need a scope" in mistake(scope).detail
     assert mistake(caller).hint == "me: Principal | None"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"timeout_s": 0}, "timeout_s is 0, not a number of seconds from"),
+        ({"timeout_s": -1}, "timeout_s is -1"),
+        ({"timeout_s": 1e12}, "timeout_s is 1000000000000.0"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"body_limit_bytes": -5}, "body_limit_bytes is -5, not a whole number of bytes from 1"),
+        ({"body_limit_bytes": 1 << 32}, "body_limit_bytes is 4294967296"),
+    ],
+)
+def test_a_number_that_the_gateway_could_not_use_is_refused_where_it_is_written(wrong: Any, said: str) -> None:
+    def declare() -> None:
+        @Service("orders").get("/orders", **wrong)
+        async def orders() -> None: ...
+
+    found = mistake(declare)
+    assert said in found.detail
+    assert Path(__file__).name in (found.where or "")
 
 
 @pytest.mark.parametrize("try_timeout_s", [0, -1, 3, 4])

@@ -23,7 +23,7 @@ from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
 from atoll.service.principal import Principal
 from atoll.service.settings import Settings
 from atoll.system.budgets import BUDGETS
-from atoll.system.contract import BODY_LIMIT_BYTES
+from atoll.system.contract import BODY_LIMIT_BYTES, bytes_of, seconds_of
 from atoll.system.rates import Rate
 
 __all__ = [
@@ -491,6 +491,7 @@ def _check(operation: Operation, in_path: tuple[str, ...]) -> None:
     _check_access(operation)
     _check_key(operation)
     _check_cache(operation, {one.source for one in operation.arguments})
+    _check_numbers(operation)
     _check_tries(operation)
     _check_thread(operation.handler, operation.arguments, where)
 
@@ -606,6 +607,17 @@ def _check_socket(operation: Operation, seen: set[From]) -> None:
         )
     if operation.message_limit_bytes < 1:
         raise SystemMistake(f"{name}: message_limit_bytes={operation.message_limit_bytes}", where=where, hint="1 or more")
+
+
+def _check_numbers(operation: Operation) -> None:
+    """The same as for a contract that is written by hand."""
+    said = {"timeout_s": operation.timeout_s, "body_limit_bytes": operation.body_limit_bytes}
+    try:
+        seconds_of(said, "timeout_s")
+        bytes_of(said, "body_limit_bytes")
+    except ValueError as error:
+        hint = "without it, it is the default; what has no end is a stream"
+        raise SystemMistake(f"{operation.handler.__name__}: {error}", where=operation.where, hint=hint) from None
 
 
 def _check_tries(operation: Operation) -> None:

@@ -21,14 +21,29 @@ import msgspec
 from atoll.errors import SystemMistake
 from atoll.system.rates import Rate
 
-__all__ = ["BODY_LIMIT_BYTES", "Contract", "Operation", "Protocol", "Published", "Setting", "Subscription"]
+__all__ = [
+    "BODY_LIMIT_BYTES",
+    "Contract",
+    "Operation",
+    "Protocol",
+    "Published",
+    "Setting",
+    "Subscription",
+    "bytes_of",
+    "seconds_of",
+]
 
 Protocol = Literal["http1", "h2"]
 """How replicas are spoken to: HTTP/1.1, or HTTP/2 without TLS from the first byte (RFC 9113 §3.3), as gRPC wants it."""
 
 # What an operation takes that does not say.
 BODY_LIMIT_BYTES = 1 << 20
+# What it may say at most: a day, since what takes longer streams; and what is counted in 32 bits.
+_TIMEOUT_MOST_S = 86_400.0
+_BODY_LIMIT_MOST_BYTES = (1 << 32) - 1
 _READ_WHOLE = {"application/json", "application/x-www-form-urlencoded"}
+# Envoy's clock for requests counts these, and 0 of them is no timeout at all.
+_LEAST_S = 0.001
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
 
 
@@ -148,34 +163,52 @@ def _one_of(part: Mapping[str, Any], name: str, *choices: str) -> Any:
 
 
 def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
-    found = []
-    for path, item in (openapi.get("paths") or {}).items():
-        for method in _METHODS:
-            if method not in item:
-                continue
-            one = item[method]
-            security = one.get("security", [{"token": []}])
-            scopes = security[0].get("token", []) if security else []
-            found.append(
-                Operation(
-                    id=one.get("operationId", f"{method}_{path}"),
-                    method=method.upper(),
-                    path=path,
-                    public=not security,
-                    scope=scopes[0] if scopes else None,
-                    timeout_s=one.get("x-atoll-timeout-s"),
-                    streaming=bool(one.get("x-atoll-streaming", False)),
-                    body_limit_bytes=one.get("x-atoll-body-limit-bytes"),
-                    idempotent=bool(one.get("x-atoll-idempotent", False)),
-                    repeatable=bool(one.get("x-atoll-repeatable", False)),
-                    websocket=_one_of(one, "x-atoll-upgrade", "", "websocket") == "websocket",
-                    try_timeout_s=one.get("x-atoll-try-timeout-s"),
-                    rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
-                    whole_body=_whole_body(one),
-                    cache=_cache(one),
-                )
-            )
-    return tuple(found)
+    paths = (openapi.get("paths") or {}).items()
+    return tuple(_operation(path, method, item[method]) for path, item in paths for method in _METHODS if method in item)
+
+
+def _operation(path: str, method: str, one: Mapping[str, Any]) -> Operation:
+    """Raises ValueError that names the operation when a value of it is wrong."""
+    security = one.get("security", [{"token": []}])
+    scopes = security[0].get("token", []) if security else []
+    try:
+        return Operation(
+            id=one.get("operationId", f"{method}_{path}"),
+            method=method.upper(),
+            path=path,
+            public=not security,
+            scope=scopes[0] if scopes else None,
+            timeout_s=seconds_of(one, "x-atoll-timeout-s"),
+            streaming=bool(one.get("x-atoll-streaming", False)),
+            body_limit_bytes=bytes_of(one, "x-atoll-body-limit-bytes"),
+            idempotent=bool(one.get("x-atoll-idempotent", False)),
+            repeatable=bool(one.get("x-atoll-repeatable", False)),
+            websocket=_one_of(one, "x-atoll-upgrade", "", "websocket") == "websocket",
+            try_timeout_s=seconds_of(one, "x-atoll-try-timeout-s"),
+            rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
+            whole_body=_whole_body(one),
+            cache=_cache(one),
+        )
+    except ValueError as error:
+        raise ValueError(f"{method.upper()} {path}: {error}") from error
+
+
+def seconds_of(part: Mapping[str, Any], name: str) -> float | None:
+    """None when it is not there. Raises ValueError, also for what is no number."""
+    value = part.get(name)
+    if value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and _LEAST_S <= value <= _TIMEOUT_MOST_S
+    ):
+        return value
+    raise ValueError(f"{name} is {value!r}, not a number of seconds from {_LEAST_S} to {_TIMEOUT_MOST_S:.0f}")
+
+
+def bytes_of(part: Mapping[str, Any], name: str) -> int | None:
+    """Likewise."""
+    value = part.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _BODY_LIMIT_MOST_BYTES):
+        return value
+    raise ValueError(f"{name} is {value!r}, not a whole number of bytes from 1 to {_BODY_LIMIT_MOST_BYTES}")
 
 
 def _whole_body(operation: Mapping[str, Any]) -> bool:

@@ -17,7 +17,14 @@ _ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info",
 # A chunk's end that is LF without CR is refused (RFC 9112 §7.1); heads are `strict_http1`'s.
 # And how many requests of one connection are begun before the others get their turn: a client that opens and resets HTTP/2
 # streams as fast as it can (CVE-2023-44487) keeps nobody waiting. Envoy cuts it off after 500 of them anyway.
-_RUNTIME = {"envoy.reloadable_features.strict_chunk_parsing": True, "http.max_requests_per_io_cycle": 10}
+# And how large an expression may be, in RE2's steps, about one a character: the 100 that it takes by default are fewer than an
+# ordinary path with parameters has, and RE2's time is linear whatever is in it.
+_RUNTIME = {
+    "envoy.reloadable_features.strict_chunk_parsing": True,
+    "http.max_requests_per_io_cycle": 10,
+    "re2.max_program_size.error_level": 10_000,
+    "re2.max_program_size.warn_level": 10_000,
+}
 
 
 def document(folders: Folders, admin: Endpoint, limits: Overload) -> Json:
