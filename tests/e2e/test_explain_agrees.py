@@ -31,6 +31,7 @@ ORDERS = contract(
         "/orders/{id}/lines/{line}": {"put": {"operationId": "line", **OPEN}},
         "/orders/by-{day}.csv": {"get": {"operationId": "export", **OPEN}},
         "/orders/files/{rest:path}": {"get": {"operationId": "files", **OPEN}},
+        "/orders/a:b@c": {"get": {"operationId": "exactly", **OPEN}},
     },
 )
 SHOP = contract("shop", {"/": {"get": {"operationId": "home", **OPEN}}, "/über uns": {"get": {"operationId": "about", **OPEN}}})
@@ -67,6 +68,8 @@ PIECES = (
         "a%3Fb",
         "a+b",
         "a:b@c",
+        "a%3Ab@c",
+        "a%3ab%40c",
         "a|b",
         "a^b",
         "a[b]",

@@ -27,9 +27,9 @@ def test_a_parameter_is_one_segment(template: str, yes: list[str], no: list[str]
     assert [path for path in no if pattern.fullmatch(path)] == []
 
 
-def test_a_literal_path_is_as_it_stands_in_a_request_line() -> None:
-    assert Path("/größe/a b").literal == "/gr%C3%B6%C3%9Fe/a%20b"
-    assert Path("/orders/{id}").literal is None
+def test_what_must_be_escaped_is_matched_as_it_stands_in_a_request_line() -> None:
+    assert Path("/größe/a b").matches("/gr%C3%B6%C3%9Fe/a%20b")
+    assert not Path("/größe/a b").matches("/größe/a b")
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import quote
+from urllib.parse import unquote
 
 __all__ = ["Path", "parameters"]
 
 _PARAMETER = re.compile(r"\{([^{}]+)\}")
 _LITERAL, _MIXED, _PARAMETERS, _REST = range(4)
-# What may stand in a path unescaped (RFC 3986 §3.3), and % for templates that are written in escaped form.
-_UNESCAPED = "/:@!$&'()*+,;=~-._%"
+# One character of a template, or one that stands in escaped form.
+_CHARACTER = re.compile(r"%([0-9A-Fa-f]{2})|(.)", re.DOTALL)
+# What has one spelling: Envoy unescapes these before a path is matched (RFC 3986 §2.3), and refuses an escaped slash.
+_PLAIN = re.compile(r"[A-Za-z0-9/._~-]*")
+# What may stand in a path as it is. Of the rest, `?` and `#` end it, a backslash becomes a slash, and % begins an escape.
+_UNESCAPED = frozenset(":@!$&'()*+,;=[]|^`{}\"<>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +31,22 @@ class Path:
 
     @property
     def shape(self) -> str:
-        return _PARAMETER.sub(lambda found: "{*}" if _is_rest(found[1]) else "{}", self.template)
+        return _regex(self.template)
 
     @property
     def literal(self) -> str | None:
-        """The path itself when there is no parameter in it, as it stands in a request line."""
-        return _literal(self.template)
+        """The path itself when it can stand in a request line in this one way only: no parameter, nothing to escape."""
+        return self.template if _PLAIN.fullmatch(self.template) else None
 
     @property
     def regex(self) -> str:
-        """RE2, for the whole path without its query."""
+        """RE2, for the whole path without its query. What may be escaped matches in either spelling, as services take it."""
         return _regex(self.template)
 
     @property
     def precedence(self) -> tuple[tuple[int, str], ...]:
         """Sorts the most specific first: segment by segment, text before text with a parameter, before a parameter."""
-        return tuple((_kind(segment), _PARAMETER.sub("{}", segment)) for segment in self.template.split("/")[1:])
+        return tuple((_kind(segment), unquote(_PARAMETER.sub("{}", segment))) for segment in self.template.split("/")[1:])
 
     def under(self, prefix: str) -> bool:
         """Whether `prefix` (whole segments) begins this path."""
@@ -81,25 +85,33 @@ def parameters(template: str) -> list[str]:
 
 # Asked for several times for every path, and again at every change.
 @lru_cache(maxsize=65_536)
-def _literal(template: str) -> str | None:
-    return None if "{" in template else quote(template, safe=_UNESCAPED)
-
-
-@lru_cache(maxsize=65_536)
 def _regex(template: str) -> str:
     pieces, end = [], 0
     for found in _PARAMETER.finditer(template):
-        pieces += [_escape(template[end : found.start()]), ".*" if _is_rest(found[1]) else "[^/]+"]
+        pieces += [_spelt(template[end : found.start()]), ".*" if _is_rest(found[1]) else "[^/]+"]
         end = found.end()
-    return "".join([*pieces, _escape(template[end:])])
+    return "".join([*pieces, _spelt(template[end:])])
 
 
 def _is_rest(parameter: str) -> bool:
     return parameter.startswith("+") or parameter.endswith(":path")
 
 
-def _escape(text: str) -> str:
-    return re.escape(quote(text, safe=_UNESCAPED))
+def _spelt(text: str) -> str:
+    return _CHARACTER.sub(lambda found: _spellings(found[2] or chr(int(found[1], 16)), found[0]), text)
+
+
+def _spellings(character: str, written: str) -> str:
+    """`:` is `:`, `%3A` or `%3a`. What Envoy would unescape, but is written escaped, never arrives like that."""
+    if _PLAIN.fullmatch(character) or character == "\\":
+        return re.escape(written)
+    octets = [int(written[1:], 16)] if len(written) == 3 else character.encode()
+    escaped = "".join(f"%{_either_case(f'{octet:02X}')}" for octet in octets)
+    return f"(?:{re.escape(character)}|{escaped})" if character in _UNESCAPED else escaped
+
+
+def _either_case(digits: str) -> str:
+    return "".join(one if one.isdigit() else f"[{one}{one.lower()}]" for one in digits)
 
 
 def _kind(segment: str) -> int:
