@@ -11,7 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from atoll.gateway.admin import Admin
+from atoll.gateway.drift import differences, running
 from atoll.gateway.ir import Cors
+from atoll.gateway.translate import translate
+from atoll.gateway.xds.resources import render
 from tests.support.gateway import Rig, contract, gateway, known, replica, upstreams
 from tests.support.tokens import Mint
 
@@ -39,13 +43,17 @@ SHOP, PARTNER, STRANGER = "https://shop.example", "https://a.b.partner.example",
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        rig = runner.run(_shop(tmp_path_factory.mktemp("cors"), stack))
-        with httpx.Client(base_url=rig.url, timeout=20) as http:
-            yield http
+        yield runner.run(_shop(tmp_path_factory.mktemp("cors"), stack))
         runner.run(stack.aclose())
+
+
+@pytest.fixture(scope="module")
+def shop(rig: Rig) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=rig.url, timeout=20) as http:
+        yield http
 
 
 async def _shop(folder: Path, stack: AsyncExitStack) -> Rig:
@@ -147,9 +155,10 @@ def test_one_that_wants_a_token_for_it_leaves_preflights_to_the_gateway(shop: ht
 @pytest.mark.parametrize("origin", [SHOP, STRANGER])
 def test_what_falls_back_answers_for_itself(shop: httpx.Client, origin: str) -> None:
     preflight = _preflight(shop, "/elsewhere", origin)
+    answer = shop.get("/elsewhere", headers={"origin": origin})
 
-    assert preflight.json()["replica"] == "legacy-1"
-    assert "access-control-allow-origin" not in preflight.headers
+    assert preflight.json()["replica"] == answer.json()["replica"] == "legacy-1"
+    assert not {"access-control-allow-origin", "vary"} & {*preflight.headers, *answer.headers}
 
 
 async def test_without_cors_a_preflight_says_the_methods_and_allows_nothing(tmp_path: Path) -> None:
@@ -159,3 +168,11 @@ async def test_without_cors_a_preflight_says_the_methods_and_allows_nothing(tmp_
 
     assert (answer.status_code, answer.headers["allow"]) == (204, "GET, HEAD, DELETE, OPTIONS")
     assert [name for name in answer.headers if name.startswith("access-control-")] == []
+
+
+def test_an_envoy_that_does_what_it_should_differs_in_nothing(rig: Rig) -> None:
+    wanted = render(translate(rig.known, rig.listener), rig.folders)
+    dump = asyncio.run(Admin(rig.admin).dump())
+
+    assert dump
+    assert differences(wanted, running(dump)) == ()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -97,19 +98,21 @@ async def _rig(folder: Path, stack: AsyncExitStack, address: str) -> Rig:
         ("GET", "/", {"headers": {"host": "shop.example"}}),
         ("GET", "/", {"headers": {"host": "shop.example:8443"}}),
         ("GET", "/", {"headers": {"accept-encoding": "gzip", "if-none-match": '"7"', "range": "bytes=0-1", "user-agent": "x"}}),
+        ("GET", "/", {"headers": {"x-forwarded-for": "6.6.6.6"}}),
         ("GET", "/", {"headers": {"x-csrf-token": "t", "x-requested-with": "XMLHttpRequest", "referer": "http://a/b?c"}}),
     ],
 )
 def test_everything_arrives_as_it_was_sent(legacy: Legacy, method: str, path: str, options: dict[str, Any]) -> None:
     direct, through = (answer.json() for answer in legacy.both(method, path, **options))
 
-    expected = {name: value for name, value in direct["given"].items() if name not in OF_THE_CONNECTION}
+    expected = {name: value for name, value in direct["given"].items() if name not in OF_THE_CONNECTION | SET}
     found = {name: value for name, value in through["given"].items() if name not in OF_THE_CONNECTION | SET}
     if "headers" not in options or "host" not in options["headers"]:
         del expected["HTTP_HOST"], found["HTTP_HOST"]  # each was asked by its own name
     assert found == expected
     assert through["body"] == direct["body"]
     assert set(through["given"]) >= SET
+    assert ip_address(through["given"]["HTTP_X_FORWARDED_FOR"]) != ip_address("6.6.6.6"), "one address, and the gateway's word"
 
 
 def test_its_answer_comes_back_as_it_was_given(legacy: Legacy) -> None:

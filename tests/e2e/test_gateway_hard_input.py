@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,7 @@ def test_no_spelling_of_a_path_gets_past_a_token_check(run: Run, path: str) -> N
         [b"X-ATOLL-Subject: root\r\n", b"x-atoll-scope: orders:write\r\n"],
         [b"Connection: x-atoll-subject\r\n", b"x-atoll-subject: root\r\n"],
         [b"Forwarded: for=10.0.0.1\r\n", b"X-Forwarded-Host: evil\r\n", b"X-Real-IP: 10.0.0.1\r\n"],
+        [b"X-Forwarded-For: 6.6.6.6\r\n", b"x-forwarded-for: 7.7.7.7, 127.0.0.1\r\n", b"X-Forwarded-Proto: https\r\n"],
         [b"x-envoy-original-path: /orders/own\r\n", b"x-envoy-upstream-rq-timeout-ms: 1\r\n"],
         [b"Proxy-Connection: keep-alive\r\n", b"Keep-Alive: timeout=9\r\n", b"TE: gzip\r\n", b"Upgrade: h2c\r\n"],
     ],
@@ -269,6 +271,8 @@ def test_what_only_the_gateway_may_say_does_not_arrive(run: Run, lines: list[byt
     names = {line.split(b":")[0].decode() for line in run.service.seen[-1].head.split(b"\r\n")[1:] if line}
     assert answer.status == 200
     assert names == {"host", "x-case", "x-forwarded-for", "x-forwarded-proto", "x-request-id"}
+    (address,) = run.service.seen[-1].values("x-forwarded-for")
+    assert ip_address(address) not in {ip_address("6.6.6.6"), ip_address("7.7.7.7")}
 
 
 def test_what_a_trailer_says_does_not_arrive(run: Run) -> None:

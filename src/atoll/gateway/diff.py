@@ -18,7 +18,7 @@ __all__ = ["Difference", "differences", "running"]
 
 _DURATION = re.compile(r"-?\d+(\.\d+)?s")
 # The first words of the enums that are used here, which stand for "nothing said".
-_FIRST_WORDS = frozenset({"ALLOW", "AUTO", "EQ", "HUNDRED", "ROUND_ROBIN"})
+_FIRST_WORDS = frozenset({"ALLOW", "APPEND_IF_EXISTS_OR_ADD", "AUTO", "EQ", "HUNDRED", "ROUND_ROBIN"})
 _NUMBER = re.compile(r"-?\d{1,20}")
 # How Envoy names what it holds of each type: its list, the state within an entry, and the resource within that.
 _DUMPED = (

@@ -8,8 +8,9 @@ __all__ = ["extension"]
 
 # `x-atoll-` are the verified claims; with `x-envoy-` a client could set timeouts and retries.
 _PREFIXES = ("x-atoll-", "x-envoy-")
-# Spoofing helpers that services behind proxies are known to trust; the gateway itself sets x-forwarded-for and -proto.
-_NAMES = ("forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip")
+# Spoofing helpers that services behind proxies are known to trust. Envoy sets x-forwarded-for and -proto afterwards; it would
+# append the address that it sees to what stands there, and a service that takes the first of several would believe the client.
+_NAMES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip")
 
 
 def extension(own_mutations: list[Json]) -> Json:

@@ -65,7 +65,7 @@ def _everywhere(gateway: Gateway) -> Json:
     """What holds for all routes that say nothing else."""
     if gateway.cors is None:
         return {}
-    return {"typed_per_filter_config": {cors.NAME: cors.policy(gateway.cors)}, "response_headers_to_add": [cors.VARY]}
+    return {"typed_per_filter_config": {cors.NAME: cors.policy(gateway.cors)}}
 
 
 def _routes(gateway: Gateway) -> list[Json]:
@@ -73,11 +73,21 @@ def _routes(gateway: Gateway) -> list[Json]:
     table += [(entry, None) for document in gateway.documents for entry in _document(document, gateway.cors)]
     for one in gateway.routes:
         table += [(entry, one if isinstance(one, Route) else None) for entry in _entries(one, gateway)]
+    untouched: list[Json] = []
     if gateway.fallback:
         table += [(_border(prefix), None) for prefix in gateway.owned]
-        table += [(entry, None) for entry in _with_twins(_fallback(gateway.fallback, gateway), gateway.fallback_sample)]
-    table.append((_not_found({"prefix": "/"}), None))
-    return [_limited(entry, route, gateway.limits) for entry, route in table]
+        untouched = _with_twins(_fallback(gateway.fallback, gateway), gateway.fallback_sample)
+    else:
+        table.append((_not_found({"prefix": "/"}), None))
+    own = [_by_origin(_limited(entry, route, gateway.limits), gateway.cors) for entry, route in table]
+    return [*own, *(_limited(entry, None, gateway.limits) for entry in untouched)]
+
+
+def _by_origin(entry: Json, policy: Cors | None) -> Json:
+    """The same, its answers marked as one origin's; unchanged where no page of another origin may call."""
+    if policy is None:
+        return entry
+    return {**entry, "response_headers_to_add": [*entry.get("response_headers_to_add", ()), cors.VARY]}
 
 
 def _strange_host() -> Json:
