@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from atoll.gateway.admin import Admin
-from atoll.gateway.drift import differences, running
+from atoll.gateway.diff import differences, running
 from atoll.gateway.ir import Cors
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.resources import render

@@ -233,7 +233,7 @@ def trial(percent: int) -> Gateway:
 
 STABLE_IS_DOWN = {
     ("orders", "127.0.0.1:2101"): "failed_active_health_check",
-    ("orders-canary", "127.0.0.1:2109"): "healthy",
+    ("orders@canary", "127.0.0.1:2109"): "healthy",
 }
 ALL_ARE_UP = {**STABLE_IS_DOWN, ("orders", "127.0.0.1:2101"): "healthy"}
 
@@ -241,16 +241,16 @@ ALL_ARE_UP = {**STABLE_IS_DOWN, ("orders", "127.0.0.1:2101"): "healthy"}
 def test_a_canary_that_has_everybody_is_the_only_one_that_counts() -> None:
     found = explain(trial(100), Question("GET", "/orders/search", health=STABLE_IS_DOWN))
 
-    assert (found.status, last(found).says) == (None, "orders-canary: 127.0.0.1:2109 healthy")
+    assert (found.status, last(found).says) == (None, "orders@canary: 127.0.0.1:2109 healthy")
 
 
 def test_both_versions_are_told_with_their_shares() -> None:
     found = explain(trial(30), Question("GET", "/orders/search", health=STABLE_IS_DOWN))
 
-    shares = "answered for 30 of a hundred clients by orders-canary and 70 of a hundred clients by orders"
+    shares = "answered for 30 of a hundred clients by orders@canary and 70 of a hundred clients by orders"
     assert found.steps[0].says == f"orders.search: GET /orders/search, {shares}"
     assert [(step.passed, step.says) for step in found.steps if step.what == "replicas"] == [
-        (True, "orders-canary for 30 of a hundred clients: 127.0.0.1:2109 healthy"),
+        (True, "orders@canary for 30 of a hundred clients: 127.0.0.1:2109 healthy"),
         (
             False,
             "orders for 70 of a hundred clients has no healthy one: 127.0.0.1:2101 failed_active_health_check",
@@ -266,12 +266,12 @@ def test_with_a_token_the_one_version_is_told_that_its_owner_meets() -> None:
         for name in (f"person-{number}" for number in range(20))
     }
 
-    assert {one.partition(",")[0] for one in said} == {"orders", "orders-canary"}
+    assert {one.partition(",")[0] for one in said} == {"orders", "orders@canary"}
     assert all("'s: 127.0.0.1:" in one for one in said)
 
 
 def test_without_any_replica_of_either_version_the_gateway_answers() -> None:
-    nobody = {**STABLE_IS_DOWN, ("orders-canary", "127.0.0.1:2109"): "failed_active_health_check"}
+    nobody = {**STABLE_IS_DOWN, ("orders@canary", "127.0.0.1:2109"): "failed_active_health_check"}
     found = explain(trial(30), Question("GET", "/orders/search", health=nobody))
 
     assert (found.status, [step.passed for step in found.steps if step.what == "replicas"]) == (503, [False, False])

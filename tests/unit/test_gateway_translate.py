@@ -189,8 +189,52 @@ def test_an_idempotency_key_gives_a_change_a_route_of_its_own_before_the_other()
 
     assert isinstance(keyed, Route)
     assert isinstance(plain, Route)
-    assert (keyed.header, keyed.repeatable, keyed.try_timeout_s) == ("idempotency-key", True, 2)
-    assert (plain.header, plain.repeatable, plain.try_timeout_s) == (None, False, None)
+    assert (keyed.header, keyed.repeatable) == ("idempotency-key", True)
+    assert (plain.header, plain.repeatable) == (None, False)
+
+
+def test_a_try_with_an_idempotency_key_is_not_given_up_for_another_that_would_find_the_key_in_use() -> None:
+    operation = {"operationId": "place", "x-atoll-idempotent": True, "x-atoll-try-timeout-s": 2}
+    orders = contract("orders", {"/orders": {"post": operation}})
+
+    keyed, plain, *_others = _translate(known(orders)).routes
+
+    assert isinstance(keyed, Route)
+    assert isinstance(plain, Route)
+    assert (keyed.try_timeout_s, plain.try_timeout_s) == (None, None)
+
+
+@pytest.mark.parametrize("promise", ["x-atoll-idempotent", "x-atoll-repeatable"])
+@pytest.mark.parametrize("old_runs", [True, False], ids=["while it runs", "once it has gone"])
+def test_what_an_older_contract_does_not_promise_is_promised_once_it_has_gone(promise: str, old_runs: bool) -> None:
+    old = contract("orders", {"/orders": {"post": {"operationId": "place"}}})
+    new = contract("orders", {"/orders": {"post": {"operationId": "place", promise: True}}})
+    replicas = (replica(new, "orders-2", "127.0.0.1:2"), *([replica(old, "orders-1", "127.0.0.1:1")] if old_runs else []))
+
+    routes = _translate(known(old, new, replicas=replicas)).routes
+
+    assert any(isinstance(one, Route) and one.repeatable for one in routes) is not old_runs
+
+
+def test_the_canaries_of_a_service_are_no_other_service() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "own"}}})
+    other = contract("orders-canary", {"/orders-canary": {"get": {"operationId": "other"}}})
+    replicas = (
+        replica(orders, "orders-1", "127.0.0.1:1"),
+        replica(orders, "orders-canary-1", "127.0.0.1:2"),
+        replica(other, "orders-canary-1", "127.0.0.1:3"),
+    )
+    services = {
+        "orders": ServiceEntry("service", "/orders", (orders.digest,), canary_percent=50),
+        "orders-canary": ServiceEntry("service", "/orders-canary", (other.digest,)),
+    }
+
+    made = _translate(known(orders, other, replicas=replicas, services=services))
+
+    clusters = {cluster.name: cluster for cluster in made.clusters}
+    route = _routes(made)["orders.own"]
+    assert route.canary
+    assert [endpoint.port for endpoint in clusters[route.canary.cluster].endpoints] == [2]
 
 
 def test_a_path_outside_of_the_prefix_or_of_the_gateway_itself_has_no_route() -> None:

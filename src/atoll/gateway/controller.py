@@ -36,7 +36,7 @@ from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
 from atoll.registry.announcement import Announcement
-from atoll.registry.replica import canaries, removal
+from atoll.registry.replica import canaries, on_trial, removal
 
 __all__ = ["Controller", "Environment", "run"]
 
@@ -317,11 +317,12 @@ class _Report:
             for fault in gateway.faults:
                 logger.warning("%s", fault)
         self._of_input = gateway.faults
-        whole = {name for cluster in gateway.clusters for name in (cluster.service, canaries(cluster.service))}
-        clusters = {cluster.name: cluster for cluster in gateway.clusters if cluster.name in whole}
+        groups = {one.service: one.service for one in gateway.clusters}
+        groups |= {on_trial(service): canaries(service) for service in groups}
+        whole = {groups[one.name]: one.endpoints for one in gateway.clusters if one.name in groups}
         self._write(
             version=self._now["version"] + 1,
-            endpoints={name: [str(one) for one in cluster.endpoints] for name, cluster in clusters.items()},
+            endpoints={group: [str(one) for one in endpoints] for group, endpoints in whole.items()},
             canaries={name: entry.canary_percent for name, entry in services.items() if entry.canary_percent},
             routes=digest([str(route) for route in gateway.routes]),
             keys=[key.kid for key in gateway.issuer.keys.keys],

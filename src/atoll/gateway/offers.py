@@ -20,7 +20,9 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One operation of a service, as its newest contract has it, and the digests of all contracts that offer it."""
+    """One operation of a service, as its newest contract has it, and the digests of all contracts that offer it. It may be sent
+    again only if every contract that still runs promises that.
+    """
 
     service: str
     operation: Operation
@@ -43,7 +45,7 @@ def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
     found = [
         offer
         for name, entry in services.items()
-        for offer in _offers_of(name, _contracts(known, name, entry, faults))
+        for offer in _offers_of(name, _contracts(known, name, entry, faults), _running(known, name))
         if _allowed(offer, entry.prefix, owners, faults)
     ]
     return tuple(sorted(found, key=lambda offer: (offer.path.precedence, order(offer.operation.method))))
@@ -66,8 +68,7 @@ def deployed(system: SystemEntry) -> dict[str, ServiceEntry]:
 
 def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) -> list[Contract]:
     """The contracts that count, newest last. Running replicas may have one that the system no longer lists: older still."""
-    present = known.present_by_service.get(name, ())
-    running = sorted({one.digest for one in present} - {"", *entry.digests})
+    running = sorted(_running(known, name) - set(entry.digests))
     found = []
     for digest in (*running, *reversed(entry.digests)):
         contract = known.contracts.get(f"{name}.{digest}")
@@ -78,14 +79,29 @@ def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) 
     return found
 
 
-def _offers_of(name: str, contracts: list[Contract]) -> Iterator[Offer]:
-    newest: dict[tuple[str, str], Offer] = {}
+def _running(known: Known, name: str) -> set[str]:
+    """The digests of the contracts that its replicas have."""
+    return {one.digest for one in known.present_by_service.get(name, ())} - {""}
+
+
+def _offers_of(name: str, contracts: list[Contract], running: set[str]) -> Iterator[Offer]:
+    found: dict[tuple[str, str], list[tuple[Operation, Contract]]] = {}
     for contract in contracts:
         for operation in contract.operations:
-            key = (Path(operation.path).shape, operation.method)
-            earlier = newest[key].digests if key in newest else ()
-            newest[key] = Offer(name, operation, contract, (*earlier, contract.digest))
-    yield from newest.values()
+            found.setdefault((Path(operation.path).shape, operation.method), []).append((operation, contract))
+    for same in found.values():
+        newest, contract = same[-1]
+        counting = [newest, *(operation for operation, earlier in same[:-1] if earlier.digest in running)]
+        yield Offer(name, _promised_by_all(newest, counting), contract, tuple(one.digest for _, one in same))
+
+
+def _promised_by_all(operation: Operation, counting: list[Operation]) -> Operation:
+    """The second try of a request may meet any of the replicas."""
+    return replace(
+        operation,
+        idempotent=all(one.idempotent or one.repeatable for one in counting),
+        repeatable=all(one.repeatable for one in counting),
+    )
 
 
 def _allowed(offer: Offer, prefix: str, owners: Mapping[str, str], faults: list[str]) -> bool:

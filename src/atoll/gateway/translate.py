@@ -40,7 +40,7 @@ from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
 from atoll.gateway.sampling import of_fallback, sampled, usable
-from atoll.registry.replica import Replica, canaries
+from atoll.registry.replica import Replica, on_trial
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, Operation
 from atoll.system.rates import Rate
@@ -207,7 +207,7 @@ def _canaries(known: Known, offer: Offer) -> Cluster | None:
     if not serving:
         return None
     return Cluster(
-        canaries(offer.service),
+        on_trial(offer.service),
         offer.service,
         _endpoints(serving),
         concurrency=_concurrency(known, offer.service),
@@ -239,8 +239,8 @@ def _routes(offer: Offer, cluster: str, listener: Listener) -> list[Route]:
         return [socket, route]
     if route.repeatable or not offer.operation.idempotent:
         return [route]
-    keyed = replace(route, repeatable=True, try_timeout_s=offer.operation.try_timeout_s, header=_IDEMPOTENCY_KEY)
-    return [keyed, route]
+    # No try is given up while it runs: the next one would find its key in use, and be answered 409.
+    return [replace(route, repeatable=True, try_timeout_s=None, header=_IDEMPOTENCY_KEY), route]
 
 
 def _route(offer: Offer, cluster: str, listener: Listener) -> Route:

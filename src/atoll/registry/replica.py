@@ -6,7 +6,7 @@ import msgspec
 
 from atoll.bus.ports import Received
 
-__all__ = ["STREAM", "Replica", "canaries", "parse", "removal", "subject"]
+__all__ = ["STREAM", "Replica", "canaries", "on_trial", "parse", "removal", "subject"]
 
 STREAM = "KV_registry"
 _PREFIX = "$KV.registry."
@@ -46,6 +46,11 @@ class Replica(msgspec.Struct, frozen=True):
 def canaries(service: str) -> str:
     """What a service's canaries are called, as a group."""
     return f"{service}-canary"
+
+
+def on_trial(service: str) -> str:
+    """What the gateway calls the same group: as no service can be called."""
+    return f"{service}@canary"
 
 
 def subject(key: str) -> str:
