@@ -372,7 +372,7 @@ async def test_a_change_that_envoy_refuses_is_reported_and_the_next_good_one_goe
 
         await world.announce(NEWER, AUTH)
         await world.until_status(503, "/orders/new")
-        assert world.applied["error"] is None
+        await until(lambda: world.applied["error"] is None, what="the report, which comes after Envoy's first answer")
 
 
 @pytest.mark.parametrize("gone", ["controller", "bus", "both"])
