@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket as sockets
 import ssl
@@ -185,9 +186,22 @@ async def test_a_token_among_the_protocols_counts_and_is_not_chosen_as_one(chat:
     answer = await chat.refused("/chat/rooms/7", protocols=("bearer.ada", "chat.v1"))
     assert answer.status_code == 403, "ada's token was read, and lacks the scope"
 
-    async with chat.open("/chat/rooms/7", bearer("ada", "chat:join"), ("bearer.bob", "chat.v1")) as socket:
+    async with chat.open("/chat/rooms/7", bearer("ada", "chat:join"), ("chat.v1",)) as socket:
         assert await socket.recv() == '[7,"ada",0,["chat.v1"],"chat.v1"]'
         assert socket.subprotocol == "chat.v1"
+
+
+@pytest.mark.parametrize(
+    ("headers", "protocols"),
+    [
+        (bearer("ada", "chat:join"), ("bearer.bob",)),
+        ({"authorization": "Basic x"}, ("bearer.ada",)),
+        ({}, ("bearer.a", "bearer.b")),
+    ],
+)
+async def test_of_two_tokens_none_counts(chat: Running, headers: dict[str, str], protocols: tuple[str, ...]) -> None:
+    answer = await chat.refused("/chat/rooms/7", headers, protocols)
+    assert (answer.status_code, json.loads(answer.body)["code"]) == (400, "two_credentials")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,11 @@ async def test_two_credentials_in_one_request_are_refused(world: World) -> None:
     assert (refused.status_code, refused.json()["code"]) == (400, "two_credentials")
 
 
+async def test_a_key_beside_the_token_of_a_socket_is_refused_too(world: World) -> None:
+    refused = await world.ask(x_api_key=world.key(), sec_websocket_protocol=f"bearer.{MINT.token()}")
+    assert (refused.status_code, refused.json()["code"]) == (400, "two_credentials")
+
+
 async def test_a_request_without_a_key_is_what_it_was(world: World) -> None:
     assert (await world.ask()).status_code == 401
     assert (await world.ask(authorization=f"Bearer {MINT.token()}")).status_code == 200

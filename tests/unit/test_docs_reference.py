@@ -232,7 +232,7 @@ def test_the_page_has_every_error_class_of_atoll_with_code_and_status() -> None:
 def test_the_page_has_every_code_of_the_runtime() -> None:
     said = named(r'(?:Problem|Refused|TokenRefused)\(\s*(?:\d+,\s*)?"([a-z_]+)"', "service", "tokens")
     said |= named(r'^    code = "([a-z_]+)"$', "service") | named(r'return TokenRefused\(\s*"([a-z_]+)"', "tokens")
-    said |= {"internal", "token_missing"}
+    said |= {"internal", "token_missing"} | named(r'Refused, status=\d+, code="([a-z_]+)"', "service")
     assert set(codes("## Answered by a service's runtime")) == said - {"not_found", "sold_out"}
 
 

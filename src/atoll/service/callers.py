@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from atoll.errors import Forbidden, Unauthorized
+from atoll.errors import Forbidden, Refused, Unauthorized
 from atoll.service.answers import Scope
 from atoll.service.operations import From, Operation
 from atoll.service.principal import Principal
 
-__all__ = ["TokenMissing", "Verify", "caller", "claimed", "token_of", "without_token"]
+__all__ = ["TokenMissing", "TwoCredentials", "Verify", "caller", "claimed", "token_of", "without_token"]
 
 Verify = Callable[[str], Principal]
 """Turns a token into its Principal; raises Unauthorized."""
@@ -29,14 +29,18 @@ class TokenMissing(Unauthorized):
         super().__init__("a token is required", hint="send the header authorization: Bearer <token>")
 
 
+class TwoCredentials(Refused, status=400, code="two_credentials"):
+    """Send exactly one credential: Authorization, or one protocol `bearer.<token>` of a WebSocket"""
+
+
 def caller(operation: Operation, scope: Scope, verify: Verify) -> Principal | None:
     """The token is verified even where none is needed, if one is there: a handler may ask who calls."""
+    if operation.public and operation.one(From.PRINCIPAL) is None:
+        return None
     token = token_of(scope)
     if token is None:
         if not operation.public:
             raise TokenMissing
-        return None
-    if operation.public and operation.one(From.PRINCIPAL) is None:
         return None
     principal = verify(token)
     if operation.scope is not None and operation.scope not in principal.scopes:
@@ -45,18 +49,18 @@ def caller(operation: Operation, scope: Scope, verify: Verify) -> Principal | No
 
 
 def token_of(scope: Scope) -> str | None:
-    """From `authorization`; of a WebSocket that has none there, from the protocols that it offers."""
+    """From `authorization`, or from the protocols that a WebSocket offers. Raises TwoCredentials, as the gateway does: of two
+    tokens it might have read the other one.
+    """
     headers: _Headers = scope["headers"]
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer":
-                return token.strip()
-            break
-    if scope["type"] == "websocket":
-        offered: list[str] = scope["subprotocols"]
-        return next((one.removeprefix(_OFFERED) for one in offered if one.startswith(_OFFERED)), None)
-    return None
+    found = [value.decode("latin-1") for name, value in headers if name == b"authorization"]
+    offered: list[str] = [one.removeprefix(_OFFERED) for one in scope.get("subprotocols", ()) if one.startswith(_OFFERED)]
+    if len(found) + len(offered) > 1:
+        raise TwoCredentials
+    if offered:
+        return offered[0]
+    scheme, _, token = found[0].partition(" ") if found else ("", "", "")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def without_token(scope: Scope) -> Scope:

@@ -10,7 +10,7 @@ from typing import Any
 
 from atoll.errors import SystemMistake, Unauthorized
 from atoll.service.answers import ASGI, Receive, Scope, Send, refuse
-from atoll.service.callers import TokenMissing, Verify, claimed, token_of, without_token
+from atoll.service.callers import TokenMissing, TwoCredentials, Verify, claimed, token_of, without_token
 from atoll.service.problems import problem_of
 
 __all__ = ["as_asgi", "guarded", "is_asgi"]
@@ -32,7 +32,7 @@ def guarded(app: ASGI, verify: Verify) -> ASGI:
                     raise TokenMissing
                 scope = without_token(scope) if scope["type"] == "websocket" else scope
                 scope = {**scope, "headers": claimed(scope["headers"], verify(token))}
-            except Unauthorized as error:
+            except (Unauthorized, TwoCredentials) as error:
                 await refuse(scope, send, problem_of(error))
                 return
         await app(scope, receive, send)

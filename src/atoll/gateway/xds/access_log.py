@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.gateway.xds import revocations
+from atoll.gateway.xds import credentials, revocations
 from atoll.gateway.xds.typed import Json, typed_extension
 
 __all__ = ["FIELDS", "REASONS", "loggers"]
@@ -38,6 +38,8 @@ REASONS = (
         "'token: ' + response.code_details.replace('jwt_authn_access_denied{', '').replace('_', ' ').replace('}', '')",
     ),
     (f"rbac_access_denied_matched_policy[{revocations.POLICY}]", "'the session of the token was ended'"),
+    (f"rbac_access_denied_matched_policy[{credentials.TWO}]", "'more than one credential'"),
+    (f"rbac_access_denied_matched_policy[{credentials.NOT_BEARER}]", "'Authorization is not a bearer token'"),
     ("rbac_", f"'the token lacks the scope ' + {_SCOPE}"),
     ("route_not_found", "'no operation has this path'"),
     ("direct_response", _OWN_ANSWER),

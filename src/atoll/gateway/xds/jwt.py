@@ -21,7 +21,8 @@ SESSION_HEADER = "x-atoll-session"
 _TYPE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 _REQUIRED, _SOCKET, _STICKY = "required", "socket", "sticky"
 # Where a token may stand, and nowhere else: one in ?access_token=, Envoy's default too, would stand in every log on the way.
-_BEARER: Json = {"name": "Authorization", "value_prefix": "Bearer "}
+# That the word before the space is Bearer, in whatever case, and that there is one token only, `credentials` has seen to.
+_BEARER: Json = {"name": "Authorization", "value_prefix": " "}
 # One of several protocols that a page offers: `new WebSocket(url, ["chat.v1", "bearer." + token])`.
 _PROTOCOL: Json = {"name": "Sec-WebSocket-Protocol", "value_prefix": "bearer."}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from atoll.gateway.xds import revocations
+from atoll.gateway.xds import credentials, revocations
 from atoll.gateway.xds.typed import Json, header, typed_extension
 
 __all__ = ["PROBLEMS", "Problem", "configuration"]
@@ -31,6 +31,10 @@ class Problem:
     when: str = ""
     answer: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+
+
+def _refused_by(policy: str) -> str:
+    return f'response.code_details.startsWith("rbac_access_denied_matched_policy[{policy}")'
 
 
 _CHALLENGE = (("www-authenticate", 'Bearer error="insufficient_scope", scope="' + _SCOPE + '"'),)
@@ -60,11 +64,29 @@ PROBLEMS = (
     ),
     Problem(
         403,
+        "two_credentials",
+        "Bad Request",
+        "Send exactly one credential: Authorization, X-API-Key, or one protocol `bearer.<token>` of a WebSocket",
+        when=_refused_by(credentials.TWO),
+        answer=400,
+    ),
+    Problem(
+        403,
+        "unauthorized",
+        "Unauthorized",
+        "Authorization is not `Bearer <token>`",
+        _TOKEN_HINT,
+        when=_refused_by(credentials.NOT_BEARER),
+        answer=401,
+        headers=(("www-authenticate", "Bearer"),),
+    ),
+    Problem(
+        403,
         "token_revoked",
         "Unauthorized",
         "The session was ended",
         "Sign in again: POST /auth/token",
-        when=f'response.code_details.startsWith("rbac_access_denied_matched_policy[{revocations.POLICY}")',
+        when=_refused_by(revocations.POLICY),
         answer=401,
         headers=(("www-authenticate", 'Bearer error="invalid_token", error_description="the session was ended"'),),
     ),

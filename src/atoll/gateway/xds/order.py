@@ -9,6 +9,7 @@ from atoll.gateway.xds import (
     capture,
     compression,
     cors,
+    credentials,
     jwt,
     rate_limit,
     rate_limit_headers,
@@ -42,6 +43,8 @@ def filters(gateway: Gateway, folders: Folders) -> list[Json]:
         rate_limit.by_address(),
         # A key becomes a token, so that from here on there are tokens only.
         *([api_keys.filter_(gateway.api_keys)] if gateway.api_keys else []),
+        # Exactly one token, also where one was made of a key just now.
+        credentials.filter_(),
         # Who is it? Puts the claims into metadata (for rbac) and into headers (for the service and the access log).
         jwt.filter_(folders.source("ecds")),
         # Was their session ended? Reads a header that the token filter sets from the verified token.

@@ -21,10 +21,11 @@ def filter_() -> Json:
 def per_route(scope: str, issuer: str, providers: Sequence[Provider] = ()) -> Json:
     """One of the words that are worth the scope must be in the token, and be a word of the token's issuer; `issuer` is ours.
 
-    Without that, whoever writes another issuer's tokens could write scopes of ours into them.
+    Without that, whoever writes another issuer's tokens could write scopes of ours into them. Also while there is no other
+    issuer: the token filter hears of the first one before the routes do.
     """
     own = _has([jwt.METADATA_KEY, "scope"], _listed(scope))
-    principals = [_both(_from(issuer), own) if providers else own]
+    principals = [_both(_from(issuer), own)]
     for one in providers:
         path = [jwt.METADATA_KEY, *one.scope_claim.split(".")]
         principals += [_both(_from(one.issuer), _has(path, _listed(word))) for word in one.words_for(scope)]

@@ -27,6 +27,7 @@ from atoll.gateway.xds import (
     capture,
     compression,
     cors,
+    credentials,
     jwt,
     rate_limit,
     rate_limit_headers,
@@ -233,7 +234,7 @@ def _retries(repeatable: bool, try_timeout_s: float | None = None) -> Json:
 
 def _public() -> dict[str, Any]:
     """Nobody is asked who they are."""
-    return {jwt.NAME: jwt.per_route(PUBLIC), api_keys.NAME: api_keys.nothing()}
+    return {jwt.NAME: jwt.per_route(PUBLIC), api_keys.NAME: api_keys.nothing(), credentials.NAME: credentials.nothing()}
 
 
 def _filters(route: Route, gateway: Gateway) -> dict[str, Any]:
