@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
-from atoll.errors import Bug
+from atoll.engines.process import Process
+from atoll.errors import Bug, EngineOutage
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
+from atoll.gateway.installer import Installer, Outcome
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.known import Known, MirrorEntry
+from atoll.gateway.report import Report
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import TYPES
 from atoll.gateway.xds.resources import render
@@ -169,3 +174,117 @@ async def test_the_fallback_can_be_mirrored_at_many_paths(tmp_path: Path) -> Non
 
     async with gateway(tmp_path / "gateway", what, comparer=Endpoint("127.0.0.1", 9)) as rig, httpx.AsyncClient() as http:
         assert (await http.get(rig.url + "/products")).status_code == 503
+
+
+# More than Envoy is told to take.
+TOO_LONG = contract("orders", {"/orders": {"get": {"security": []}}, "/orders/{id}/" + 11_000 * "x": {"get": {"security": []}}})
+
+
+async def test_what_a_starting_envoy_refused_is_not_taken_for_good(tmp_path: Path) -> None:
+    async with gateway(tmp_path / "gateway", known(TOO_LONG)) as rig:
+        more = known(TOO_LONG, replicas=(replica(TOO_LONG, "orders-1", "127.0.0.1:9"),))
+        with pytest.raises(Bug, match="Envoy refuses this change"):
+            await Applier(rig.folders, Admin(rig.admin)).apply(_resources(rig, more))
+
+
+async def _stop(rig: Rig) -> None:
+    rig.process.stop()
+
+
+async def _start_again(rig: Rig) -> None:
+    """With the files that are there, as its supervisor does."""
+    rig.process = Process.start(rig.process.command)
+    await rig.wait_ready()
+
+
+async def test_a_change_that_is_refused_while_envoy_is_down_does_not_take_back_the_one_before(rig: Rig) -> None:
+    applier = Applier(rig.folders, Admin(rig.admin))
+    await _stop(rig)
+    with pytest.raises(EngineOutage):
+        await applier.apply(_resources(rig, _newer(rig)))
+    written, bad = _files(rig), _resources(rig, _newer(rig))
+    _unknown_field(bad)
+
+    with pytest.raises(Bug):
+        await applier.apply(bad)
+
+    assert await applier.drifted() == ()
+    with pytest.raises(EngineOutage):
+        await applier.heal()
+    assert _files(rig) == written
+    await _start_again(rig)
+    assert await applier.drifted() == ()
+    await applier.apply(_resources(rig, _newer(rig)))
+
+
+async def test_while_envoy_is_down_a_change_is_validated_and_written_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    really = validation.check
+
+    async def counted(resources: validation.Resources) -> str:
+        asked.append(resources)
+        return await really(resources)
+
+    monkeypatch.setattr(validation, "check", counted)
+    applier = Applier(rig.folders, Admin(rig.admin))
+    await _stop(rig)
+    files = set()
+    for _ in range(3):
+        with pytest.raises(EngineOutage):
+            await applier.apply(_resources(rig, _newer(rig)))
+        files.add(tuple(Path(rig.folders.file(kind)).stat().st_ino for kind in TYPES))
+
+    assert len(asked) == len(files) == 1
+
+
+async def test_a_file_that_cannot_be_written_loses_no_change(rig: Rig) -> None:
+    """As on a full disk: here a directory is in the way."""
+    report = Path(rig.folders.applied)
+    installer = Installer(rig.listener, Applier(rig.folders, Admin(rig.admin)), Report(report), rig.known)
+    table = Path(rig.folders.file("rds"))
+    table.unlink()
+    (table / "in the way").mkdir(parents=True)
+
+    assert await installer.install(_newer(rig)) is Outcome.LATER
+    assert "tried again" in json.loads(report.read_bytes())["error"]
+
+    shutil.rmtree(table)
+    assert await installer.install(_newer(rig)) is Outcome.IN_USE
+    assert json.loads(report.read_bytes())["error"] is None
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + "/orders/new")).status_code == 200
+
+
+async def test_a_report_that_cannot_be_written_is_written_when_it_can_be(rig: Rig) -> None:
+    path = Path(rig.folders.applied)
+    report = Report(path)
+    installer = Installer(rig.listener, Applier(rig.folders, Admin(rig.admin)), report, rig.known)
+    (path / "in the way").mkdir(parents=True)
+    assert await installer.install(_newer(rig)) is Outcome.IN_USE
+
+    shutil.rmtree(path)
+    report.write_again()
+
+    assert json.loads(path.read_bytes())["error"] is None
+
+
+async def test_a_directory_that_was_removed_is_made_again_and_the_next_envoy_sees_it(rig: Rig) -> None:
+    applier = Applier(rig.folders, Admin(rig.admin))
+    before = _files(rig)
+    shutil.rmtree(rig.folders.directory("rds"))
+
+    assert "rds.json was changed or removed" in await applier.drifted()
+    with pytest.raises(EngineOutage, match="Envoy can't see changes of rds any more"):
+        await applier.heal()
+    assert _files(rig) == before
+    assert await applier.drifted() == ("the directory rds was replaced",)
+    with pytest.raises(EngineOutage, match="end Envoy, so that it starts again"):
+        await applier.apply(_resources(rig, _newer(rig)))
+
+    await _stop(rig)
+    assert "the directory rds was replaced" in await applier.drifted()
+    await _start_again(rig)
+    await applier.apply(_resources(rig, _newer(rig)))
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + "/orders/new")).status_code == 200
+    assert await applier.drifted() == ()

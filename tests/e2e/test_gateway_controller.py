@@ -16,13 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
 from atoll.engines import nats as nats_engine
 from atoll.engines.process import Command, Process
 from atoll.gateway.files import replace_file
-from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.xds.folders import TYPES
 from atoll.provision import nats
 from atoll.provision.bus import Administrator
@@ -34,14 +35,11 @@ from tests.support.tokens import Mint
 from tests.support.waiting import until
 
 MINT = Mint()
-ORDERS = contract("orders", {"/orders": {"get": {"security": []}, "post": {"security": [{"token": []}]}}})
-NEWER = contract(
-    "orders",
-    {
-        "/orders": {"get": {"security": []}, "post": {"security": [{"token": []}]}},
-        "/orders/new": {"get": {"security": []}},
-    },
-)
+OPEN_AND_TOKEN: dict[str, Any] = {"get": {"security": []}, "post": {"security": [{"token": []}]}}
+ORDERS = contract("orders", {"/orders": OPEN_AND_TOKEN})
+NEWER = contract("orders", {"/orders": OPEN_AND_TOKEN, "/orders/new": {"get": {"security": []}}})
+# More than Envoy is told to take.
+TOO_LONG = contract("orders", {"/orders": OPEN_AND_TOKEN, "/orders/{id}/" + 11_000 * "x": {"get": {"security": []}}})
 LIMITED = contract("orders", {"/orders": {"get": {"security": [], "x-atoll-rate-limit": "8/h"}}})
 AUTH = contract("auth", {"/auth/me": {"get": {"security": [{"token": []}]}}})
 SYSTEM = {
@@ -68,8 +66,8 @@ class World:
         await self.admin.announce(SYSTEM, {one.service: one for one in contracts})
 
     async def put(self, key: str, body: bytes, headers: bytes = b"") -> None:
-        """An entry of the registry, as `orders` would write it."""
-        async with self.as_user("orders") as bus:
+        """An entry of the registry, as its service would write it."""
+        async with self.as_user(key.partition(".")[0]) as bus:
             await bus.request(f"$KV.registry.{key}", body, headers)
 
     async def register(self, of: Contract, name: str, upstream: Upstream) -> None:
@@ -353,26 +351,102 @@ async def test_a_file_that_somebody_else_changed_is_told_and_put_right_under_loa
         assert "x" not in (await world.http.get(world.rig.url + "/orders")).headers
 
 
-async def test_a_change_that_envoy_refuses_is_reported_and_the_next_good_one_goes_through(world: World) -> None:
-    paths: dict[str, Any] = {
-        "/orders": {"get": {"security": []}},
-        "/orders/new": {"get": {"security": [], "x-atoll-timeout-s": 1e12}},
-    }
+async def test_a_contract_that_envoy_refuses_is_told_and_holds_up_nobody_else(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1", "auth-1") as (one, other):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        async with load(_get(world)) as traffic:
+            await world.announce(TOO_LONG, AUTH)
+            await until(lambda: world.applied.get("faults"), what="a fault in applied.json")
+            (fault,) = world.applied["faults"]
+            assert fault.startswith(f"orders: the contract {TOO_LONG.digest} is left out, the routes before it stay: ")
+            assert "regex" in fault
+            assert world.applied["error"] is None
+            # Its own replicas, other services, keys: all of them go on.
+            await world.register(TOO_LONG, "orders-1", one)
+            await world.register(AUTH, "auth-1", other)
+            await world.publish_keys(MINT.key_set.serialize())
+            await world.until_status(200, "/orders", MINT.token())
+            await until(lambda: world.applied["endpoints"]["auth"] == [other.address], what="auth-1")
+            # A controller that starts again does not judge it again.
+            version = world.applied["version"]
+            world.controller.kill()
+            world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
+            await until(lambda: world.applied["version"] > version, what="a report of the new controller")
+            assert world.applied["faults"] == [fault]
+            await traffic.reach(20)
+            assert await world.status("/orders/new") == 404
+
+            await world.announce(NEWER, AUTH)
+            await world.until_status(503, "/orders/new")
+            await world.register(NEWER, "orders-1", one)
+            await world.until_status(200, "/orders/new")
+
+        assert traffic.failures == []
+
+
+async def test_what_the_system_says_and_envoy_refuses_is_told_and_holds_up_no_key_and_no_replica(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    await world.until_status(503, "/orders")
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.admin.announce({**SYSTEM, "max_header_size_kib": 100_000}, {"orders": ORDERS, "auth": AUTH})
+        await until(lambda: "Envoy refuses this change" in (world.applied["error"] or ""), what="a refusal in applied.json")
+
+        await world.register(ORDERS, "orders-1", one)
+        await world.publish_keys(MINT.key_set.serialize())
+        await world.until_status(200, "/orders", MINT.token())
+        await until(lambda: "Envoy refuses this change" in (world.applied["error"] or ""), what="it is still told")
+
+        await world.announce(NEWER, AUTH)
+        await world.until_status(503, "/orders/new")
+        await until(lambda: world.applied["error"] is None, what="a report without an error")
+
+
+async def test_a_system_that_starts_with_what_envoy_refuses_serves_everything_else(world: World) -> None:
+    """The files as they were written by somebody who could not ask Envoy."""
+    await world.announce(TOO_LONG, AUTH)
+    world.controller.kill()
+    world.rig.process.kill()
+    services = {name: ServiceEntry("service", f"/{name}") for name in ("orders", "auth")}
+    listed = {one.service: replace(services[one.service], digests=(one.digest,)) for one in (TOO_LONG, AUTH)}
+    world.rig.known = Known(
+        SystemEntry("shop", "http://localhost:8080", MINT.issuer, MINT.audience, listed),
+        contracts={f"{one.service}.{one.digest}": one for one in (TOO_LONG, AUTH)},
+    )
+    world.rig.start()
+    await world.rig.wait_ready()
+    assert await world.status("/auth/me") == 404
+
+    world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
+
+    await world.until_status(401, "/auth/me", timeout_s=30)
+    await until(lambda: any("it has no routes" in fault for fault in world.applied.get("faults", ())), what="a fault")
+
+
+async def test_a_directory_that_somebody_removes_costs_no_request_and_no_controller(world: World) -> None:
     await world.announce(ORDERS, AUTH)
     async with upstreams(world.folder, "orders-1") as (one,):
         await world.register(ORDERS, "orders-1", one)
         await world.until_status(200, "/orders")
         before = _files(world)
-
-        await world.announce(contract("orders", paths), AUTH)
-        await until(lambda: "Envoy refuses this change" in (world.applied["error"] or ""), what="a refusal in applied.json")
-        assert "uration" in world.applied["error"]
+        log = world.rig.root / "controller.log"
+        async with load(_get(world)) as traffic:
+            shutil.rmtree(world.rig.folders.directory("rds"))
+            await until(lambda: "end Envoy, so that it starts again" in log.read_text(), 30, "what has to be done")
+            await traffic.reach(20)
+        assert traffic.failures == []
         assert _files(world) == before
-        assert await world.status("/orders") == 200
+        assert world.controller.running
 
+        world.rig.process.stop()
+        world.rig.process = Process.start(world.rig.process.command)
+        await world.rig.wait_ready()
         await world.announce(NEWER, AUTH)
         await world.until_status(503, "/orders/new")
         await until(lambda: world.applied["error"] is None, what="the report, which comes after Envoy's first answer")
+        await until(lambda: world.applied["drift"]["healed"], what="drift put right")
+        assert log.read_text().count("could not be put right") == 1
 
 
 @pytest.mark.parametrize("gone", ["controller", "bus", "both"])

@@ -15,7 +15,7 @@ from atoll.bus.ports import MAX_PAYLOAD_BYTES
 from atoll.database import postgresql
 from atoll.database.sqlite_writer import HOLD_S
 from atoll.delivery.handling import Patience
-from atoll.gateway import controller
+from atoll.gateway.environment import Environment as ControllerEnvironment
 from atoll.gateway.ir import Listener
 from atoll.gateway.mirror import server
 from atoll.gateway.xds import local_reply
@@ -132,11 +132,11 @@ def test_the_page_has_the_variables_of_a_service() -> None:
 
 def test_the_page_has_the_variables_of_the_gateways_controller() -> None:
     asked = Asked(dict.fromkeys(variables("## The gateway's controller"), "1:1") | VALUES)
-    controller.Environment.read(asked)
+    ControllerEnvironment.read(asked)
     assert variables("## The gateway's controller") == asked.names
     needed = {"ATOLL_BUS_URL", "ATOLL_GATEWAY_DIR", "ATOLL_GATEWAY_PORT", "ATOLL_ENVOY_ADMIN"}
     assert required("## The gateway's controller") == needed
-    controller.Environment.read({name: value for name, value in asked.items() if name in needed})
+    ControllerEnvironment.read({name: value for name, value in asked.items() if name in needed})
 
 
 def test_the_page_has_the_variables_of_the_comparing_process() -> None:

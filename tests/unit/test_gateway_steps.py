@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from atoll.gateway.apply import steps
-from atoll.gateway.files import body, version, write, write_initial
+from atoll.gateway.files import body, forget_unfinished, version, write, write_initial
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import SystemEntry
-from atoll.gateway.xds.folders import TYPES
+from atoll.gateway.xds.folders import TYPES, Folders
 
 Resources = dict[str, list[dict[str, Any]]]
 
@@ -32,7 +32,7 @@ def _files(resources: Resources) -> dict[str, bytes]:
 def _told(old: Resources, new: Resources) -> list[str]:
     """Each step as `cds ab` (names of the clusters) or `rds`."""
     found = []
-    for kind, content in steps(_files(old), new):
+    for kind, content in steps(_files(old), new, _files(new)):
         names = "".join(one["name"] for one in json.loads(content)["resources"]) if kind == "cds" else ""
         found.append(f"{kind} {names}".strip())
     return found
@@ -82,3 +82,15 @@ def test_the_first_files_are_complete(tmp_path: Path) -> None:
     referred = [part for part in bootstrap.read_text().split('"') if part.startswith(str(tmp_path))]
     referred += [part for part in (tmp_path / "lds/lds.json").read_text().split('"') if part.startswith(str(tmp_path))]
     assert [path for path in referred if not Path(path).exists() and not path.endswith("access.log")] == []
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    system = SystemEntry("shop", "http://localhost:8080", "http://localhost:8080/auth", "shop")
+    write_initial(tmp_path, Listener("127.0.0.1", 8080), Endpoint("127.0.0.1", 9901), system)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    for left in (".inputs.json.4711", "rds/.rds.json.4711"):
+        (tmp_path / left).write_bytes(b"{")
+
+    forget_unfinished(Folders(str(tmp_path)))
+
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before

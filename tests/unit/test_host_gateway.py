@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from atoll.errors import SystemMistake
 from atoll.gateway.known import Known
 from atoll.host.gateway import GatewayHost
 from atoll.host.guard import Reaper
@@ -22,7 +23,17 @@ from atoll.system.manifest import parse
 from atoll.tokens import Providers, Revocations
 from atoll.tokens.revocations import RevokedShard
 from tests.support.foreign import ForeignMint
+from tests.support.gateway import contract
 from tests.support.tokens import Mint
+
+MANIFEST = """
+format = 1
+name = "shop"
+[services.orders]
+python = "orders.py"
+[services.stock]
+python = "stock.py"
+"""
 
 
 @pytest.fixture
@@ -35,7 +46,7 @@ def reaper() -> Iterator[Reaper]:
 def machine(folder: Path, reaper: Reaper) -> Machine:
     layout = Layout(folder)
     return Machine(
-        system=parse('format = 1\nname = "shop"\n', folder / "atoll.toml"),
+        system=parse(MANIFEST, folder / "atoll.toml"),
         layout=layout,
         ports=Ports(layout.ports),
         secrets=Secrets(layout.secrets),
@@ -46,13 +57,13 @@ def machine(folder: Path, reaper: Reaper) -> Machine:
     )
 
 
-def test_a_gateway_that_starts_again_knows_what_it_knew_of_tokens_before_it_hears_of_anything(
+async def test_a_gateway_that_starts_again_knows_what_it_knew_of_tokens_before_it_hears_of_anything(
     tmp_path: Path, reaper: Reaper
 ) -> None:
     """Otherwise every session that was ended a minute ago would be good again until the bus has answered."""
     (tmp_path / ".atoll").mkdir()
     host = GatewayHost(machine(tmp_path, reaper))
-    host.write({})
+    await host.write({})
     inputs = host.root / "inputs.json"
     told = replace(
         Known.parse(inputs.read_bytes()),
@@ -61,7 +72,23 @@ def test_a_gateway_that_starts_again_knows_what_it_knew_of_tokens_before_it_hear
         providers=Providers((ForeignMint().provider(),), version=1),
     )
     inputs.write_bytes(told.serialize())
-    host.write({})
+    await host.write({})
     again = Known.parse(inputs.read_bytes())
     assert (again.keys, again.revocations, again.providers) == (told.keys, told.revocations, told.providers)
     assert "session-1" in (host.root / "revocations" / "revocations.json").read_text()
+
+
+async def test_a_contract_that_envoy_refuses_is_named_before_anything_starts(tmp_path: Path, reaper: Reaper) -> None:
+    """With such files it would start, and answer 404 to everybody."""
+    (tmp_path / ".atoll").mkdir()
+    host = GatewayHost(machine(tmp_path, reaper))
+    orders = contract("orders", {"/orders/{id}/" + 11_000 * "x": {"get": {}}})
+    stock = contract("stock", {"/stock/{id}": {"get": {}}})
+
+    with pytest.raises(SystemMistake, match=r"Envoy refuses the contract of orders: .*regex") as mistake:
+        await host.write({"orders": orders, "stock": stock})
+
+    assert mistake.value.where == f"{tmp_path / 'atoll.toml'}:4"
+    assert not (host.root / "rds").exists()
+    await host.write({"stock": stock})
+    assert (host.root / "rds" / "rds.json").exists()

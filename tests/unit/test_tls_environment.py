@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import SystemMistake
-from atoll.gateway import controller
+from atoll.gateway.environment import Environment as ControllerEnvironment
 from atoll.gateway.ir import Tls, Upstream
 from atoll.service.environment import Environment, TlsFiles
 
@@ -39,11 +39,11 @@ def test_a_service_that_misses_one_of_them_does_not_start_without_tls(missing: s
 
 
 def test_the_gateway_knows_its_files_from_variables() -> None:
-    plain = controller.Environment.read(GATEWAY)
+    plain = ControllerEnvironment.read(GATEWAY)
     assert (plain.listener.tls, plain.listener.upstream, plain.origins) == (None, Upstream(), ())
 
     more = {"ATOLL_GATEWAY_HSTS_S": "60", "ATOLL_GATEWAY_REDIRECT_PORT": "8080", "ATOLL_GATEWAY_QUIC": "1"}
-    full = controller.Environment.read({**GATEWAY, **SERVER, **UPSTREAM, **more})
+    full = ControllerEnvironment.read({**GATEWAY, **SERVER, **UPSTREAM, **more})
 
     assert full.listener.tls == Tls(hsts_s=60, redirect_port=8080, http3=True)
     assert full.listener.upstream == Upstream(certified=True)
@@ -52,15 +52,15 @@ def test_the_gateway_knows_its_files_from_variables() -> None:
         "upstream_certificate": ["/uc.pem", "/uk.pem"],
         "upstream_authorities": ["/uca.pem"],
     }
-    assert controller.Environment.read({**GATEWAY, "ATOLL_GATEWAY_UPSTREAM": "plain"}).listener.upstream == Upstream(plain=True)
+    assert ControllerEnvironment.read({**GATEWAY, "ATOLL_GATEWAY_UPSTREAM": "plain"}).listener.upstream == Upstream(plain=True)
 
 
 def test_a_word_that_means_nothing_is_no_way_around_tls() -> None:
     with pytest.raises(SystemMistake, match="ATOLL_GATEWAY_UPSTREAM is 'off'"):
-        controller.Environment.read({**GATEWAY, "ATOLL_GATEWAY_UPSTREAM": "off"})
+        ControllerEnvironment.read({**GATEWAY, "ATOLL_GATEWAY_UPSTREAM": "off"})
 
 
 @pytest.mark.parametrize("missing", sorted(SERVER | UPSTREAM))
 def test_a_part_of_the_gateways_files_is_a_mistake(missing: str) -> None:
     with pytest.raises(SystemMistake, match=f"{missing} is not set"):
-        controller.Environment.read({**GATEWAY, **SERVER, **UPSTREAM, missing: ""})
+        ControllerEnvironment.read({**GATEWAY, **SERVER, **UPSTREAM, missing: ""})

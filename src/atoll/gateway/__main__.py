@@ -1,4 +1,4 @@
-"""`python -m atoll.gateway`: the controller. Its environment is described at `controller.Environment.read`."""
+"""`python -m atoll.gateway`: the controller. Its environment is described at `environment.Environment.read`."""
 
 from __future__ import annotations
 

@@ -72,6 +72,15 @@ class Admin:
         except (OSError, TimeoutError):
             return None
 
+    async def uptime_s(self) -> float | None:
+        """How long it has been running, in whole seconds. None when it does not answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                told = msgspec.json.decode(await self._ask("/server_info"))
+        except (OSError, TimeoutError):
+            return None
+        return float(told["uptime_current_epoch"].removesuffix("s"))
+
     async def _ask(self, path: str) -> bytes:
         reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from atoll.errors import Bug, EngineOutage
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin, Seen
 from atoll.gateway.files import body, replace_file, version, write
+from atoll.gateway.watched import Watched, unwatched
 from atoll.gateway.xds.folders import TYPES, Folders
 from atoll.gateway.xds.typed import Json
 
@@ -27,13 +28,15 @@ logger = logging.getLogger("atoll.gateway")
 
 _POLL_S = 0.003
 _CONFIRM_S = 30.0
+# A directory that was replaced is one that Envoy does not watch, unless it has started again since.
+_BLIND_S = 2.0
+_SILENT = "Envoy does not answer at its admin port"
 
 Files = Mapping[str, bytes]
 
 
-def steps(old: Files, new: Mapping[str, list[Json]]) -> Iterator[tuple[str, bytes]]:
-    """What to write, in which order, to get from `old` contents to `new` resources."""
-    wanted = {kind: body(new[kind]) for kind in TYPES}
+def steps(old: Files, new: Mapping[str, list[Json]], wanted: Files) -> Iterator[tuple[str, bytes]]:
+    """What to write, in which order, to get from `old` contents to `new` resources, whose contents are `wanted`."""
     both = sorted([*new["cds"], *_leaving(old.get("cds", b""), new["cds"])], key=lambda cluster: str(cluster["name"]))
     filters = [(kind, wanted[kind]) for kind in ("ecds", "revocations")]
     order = [*filters, ("cds", body(both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
@@ -56,117 +59,167 @@ def _resources(content: bytes) -> list[Json]:
 
 
 class Applier:
-    """Writes and confirms. `good` is what Envoy is known to have taken, by type."""
+    """Writes and confirms. `good` is what Envoy is known to use, by type; `meant` is what was written last, confirmed or not.
+
+    What is on disk when it begins is meant, and good as far as Envoy says that it uses it.
+    """
 
     def __init__(self, folders: Folders, admin: Admin, confirm_s: float = _CONFIRM_S) -> None:
-        self._folders = folders
+        self.folders = folders
         self._admin = admin
         self._confirm_s = confirm_s
-        self.good: dict[str, bytes] = _on_disk(folders)
+        self.good: dict[str, bytes] = {}
+        self.meant: dict[str, bytes] = _on_disk(folders)
+        # What needs no further opinion: Envoy uses it, or was asked.
+        self._passed: dict[str, bytes] = {}
         self._marks: dict[str, tuple[int, int, int, str]] = {}
+        self._watched = Watched(folders, admin)
 
     async def apply(self, resources: Mapping[str, list[Json]]) -> None:
         """Returns when Envoy uses all of it. Raises Bug when it refuses something (then nothing has changed), and
-        EngineOutage while it does not answer; then all files are written, for the Envoy that starts next.
+        EngineOutage while it does not answer; then all files are written, for the Envoy that starts next. OSError: a part is.
         """
-        pending = list(steps(self.good, resources)) or [(kind, self.good[kind]) for kind in TYPES]
-        await self._validate(resources, {kind for kind, _ in pending})
-        before = dict(self.good)
-        try:
-            await self._write_in_steps(pending)
-        except Bug:
-            self._restore(before, [kind for kind, _ in pending])
-            raise
+        wanted = {kind: body(resources[kind]) for kind in TYPES}
+        seen = await self._recognize()
+        if reason := await self._judged(resources, wanted):
+            raise Bug(f"Envoy refuses this change: {reason}", hint="nothing of it was written, the last good state is kept")
+        if seen is None:
+            self._write_all(wanted.items())
+            raise EngineOutage(_SILENT)
+        await self._lead(self._pending(resources, wanted), seen)
+
+    async def refusal(self, resources: Mapping[str, list[Json]]) -> str:
+        """Why Envoy would not take them; "" when it would. Writes nothing."""
+        return await self._judged(resources, {kind: body(resources[kind]) for kind in TYPES})
 
     async def drifted(self) -> tuple[str, ...]:
-        """What is no longer as it was confirmed: files that somebody else wrote, types that Envoy has another version of.
-        (`diff` names resources and fields, for who asks.)
+        """What is not as it was left: files that somebody else wrote, types that Envoy has another version of, directories
+        that it can't watch any more. (`diff` names resources and fields, for who asks.)
 
-        Empty also while Envoy does not answer.
+        While Envoy does not answer, only what the files say.
         """
-        files = [f"{kind}.json was changed or removed" for kind in self.good if not self._is_as_written(kind)]
+        files = [f"{kind}.json was changed or removed" for kind in self.meant if not self._is_as_written(kind)]
         seen = await self._admin.look()
         versions = [
             f"Envoy uses another {kind}"
-            for kind, content in self.good.items()
+            for kind, content in self.meant.items()
             if seen and seen.versions[kind] != version(content)
         ]
-        return (*files, *versions)
+        return (*files, *versions, *(f"the directory {kind} was replaced" for kind in await self._watched.lost()))
 
     async def heal(self) -> None:
         """Writes everything again, and waits until Envoy uses it. Raises like `apply`."""
-        for kind in TYPES:
-            replace_file(Path(self._folders.file(kind)), self.good[kind])
-        await self._write_in_steps(list(self.good.items()))
+        self.good.clear()
+        seen = await self._admin.look()
+        if seen is None:
+            self._write_all(self.meant.items())
+            raise EngineOutage(_SILENT)
+        await self._write_in_steps([(kind, self.meant[kind]) for kind in TYPES if kind in self.meant], seen)
+        if lost := await self._watched.lost():
+            raise EngineOutage(unwatched(lost))
 
     def _is_as_written(self, kind: str) -> bool:
         """Read only when the file is not the one that was looked at last."""
-        path = Path(self._folders.file(kind))
+        path = Path(self.folders.file(kind))
         try:
             status = path.stat()
-            mark = (status.st_ino, status.st_mtime_ns, status.st_size, version(self.good[kind]))
-            if self._marks.get(kind) != mark and path.read_bytes() == self.good[kind]:
+            mark = (status.st_ino, status.st_mtime_ns, status.st_size, version(self.meant[kind]))
+            if self._marks.get(kind) != mark and path.read_bytes() == self.meant[kind]:
                 self._marks[kind] = mark
             return self._marks.get(kind) == mark
         except OSError:
             return False
 
-    async def _validate(self, resources: Mapping[str, list[Json]], changed: set[str]) -> None:
-        """Raises Bug with Envoy's reason."""
-        old = {kind: _resources(self.good.get(kind, b"")) for kind in changed}
+    async def _recognize(self) -> Seen | None:
+        """Asks what Envoy uses of what is meant: another Envoy may have begun with it. None when it does not answer."""
+        seen = await self._admin.look()
+        used = {kind: content for kind, content in self.meant.items() if seen and seen.versions[kind] == version(content)}
+        if seen:
+            self.good = used
+            self._passed.update(used)
+        return seen
+
+    async def _judged(self, resources: Mapping[str, list[Json]], wanted: Files) -> str:
+        """Envoy's reason against it, "" for none. What has passed once is not asked again."""
+        changed = [kind for kind in TYPES if self._passed.get(kind) != wanted[kind]]
+        old = {kind: _resources(self._passed.get(kind, b"")) for kind in changed}
         if not validation.questionable(old, {kind: resources[kind] for kind in changed}):
-            return
+            return ""
         try:
             reason = await validation.check(validation.part_to_check(old, resources))
         except EngineOutage as outage:
             logger.debug("Envoy is not here to validate with (%s): it refuses what it can't use itself", outage)
-            return
-        if reason:
-            raise Bug(f"Envoy refuses this change: {reason}", hint="nothing of it was written, the last good state is kept")
+            return ""
+        if not reason:
+            self._passed = dict(wanted)
+        return reason
 
-    async def _write_in_steps(self, pending: list[tuple[str, bytes]]) -> None:
-        seen = await self._admin.look()
+    def _pending(self, resources: Mapping[str, list[Json]], wanted: Files) -> list[tuple[str, bytes]]:
+        """The steps, and what is on disk but not in use yet. Everything when there is nothing: then it is confirmed anew."""
+        pending = list(steps(self.meant, resources, wanted))
+        kinds = {kind for kind, _ in pending}
+        pending += [(kind, wanted[kind]) for kind in TYPES if kind not in kinds and self.good.get(kind) != wanted[kind]]
+        return pending or list(wanted.items())
+
+    async def _lead(self, pending: list[tuple[str, bytes]], seen: Seen) -> None:
+        """Raises Bug after it has put back what was there before."""
+        meant, good = dict(self.meant), dict(self.good)
+        try:
+            await self._write_in_steps(pending, seen)
+        except Bug:
+            # What was meant before may be what is refused, when nobody could say so earlier.
+            another = any(meant.get(kind) != content for kind, content in pending)
+            self._restore(meant if another else good, [kind for kind, _ in pending])
+            raise
+
+    async def _write_in_steps(self, pending: list[tuple[str, bytes]], seen: Seen) -> None:
         for at, (kind, content) in enumerate(pending):
-            if seen is None:
-                self._write_all(pending[at:])
-                raise EngineOutage("Envoy does not answer at its admin port")
             self._write(kind, content)
-            seen = await self._confirmed(kind, content, seen)
-            if seen:
-                self.good[kind] = content
-        if seen is None:
-            raise EngineOutage("Envoy does not answer at its admin port")
+            try:
+                seen = await self._confirmed(kind, content, seen)
+            except EngineOutage:
+                self._write_all(pending[at + 1 :])
+                raise
+            self.good[kind] = self._passed[kind] = content
 
-    async def _confirmed(self, kind: str, content: bytes, before: Seen) -> Seen | None:
-        """None when Envoy is gone."""
+    async def _confirmed(self, kind: str, content: bytes, before: Seen) -> Seen:
         wanted = version(content)
         clock = asyncio.get_running_loop().time
-        asked, end = clock(), clock() + self._confirm_s
+        lost = await self._watched.lost()
+        asked, end = clock(), clock() + (min(_BLIND_S, self._confirm_s) if kind in lost else self._confirm_s)
         while (seen := await self._admin.look()) is not None:
             if seen.versions[kind] == wanted and not seen.warming:
                 return seen
             if seen.refused[kind] > before.refused[kind]:
                 raise Bug(f"Envoy rejected {kind} {wanted}: its log says why", hint="the last good state is kept")
             if clock() > end:
-                raise EngineOutage(f"Envoy has not taken over {kind} {wanted} within {self._confirm_s} s")
+                late = f"Envoy has not taken over {kind} {wanted} within {self._confirm_s} s"
+                raise EngineOutage(unwatched([kind]) if kind in lost else late)
             # The same thread answers and takes over: with hundreds of services an answer is work too.
             await asyncio.sleep(max(_POLL_S, clock() - asked))
             asked = clock()
-        return None
+        raise EngineOutage(_SILENT)
 
-    def _restore(self, before: dict[str, bytes], kinds: list[str]) -> None:
+    def _restore(self, last: Files, kinds: list[str]) -> None:
         """The last step first, so that no route is without its cluster on the way back either."""
         for kind in reversed(kinds):
-            if kind in before:
-                self._write(kind, before[kind])
-        self.good = before
+            if kind in last:
+                self._write(kind, last[kind])
+        # Envoy has not said so yet.
+        self.good = {kind: content for kind, content in self.good.items() if kind not in kinds}
 
     def _write(self, kind: str, content: bytes) -> None:
-        write(Path(self._folders.file(kind)), content)
+        """Also what is there already when Envoy does not use it: a rename wakes it."""
+        path = Path(self.folders.file(kind))
+        if not write(path, content) and self.good.get(kind) != content:
+            replace_file(path, content)
+        self.meant[kind] = content
 
-    def _write_all(self, pending: list[tuple[str, bytes]]) -> None:
+    def _write_all(self, pending: Iterable[tuple[str, bytes]]) -> None:
+        """For the Envoy that starts next."""
         for kind, content in pending:
-            self._write(kind, content)
+            write(Path(self.folders.file(kind)), content)
+            self.meant[kind] = content
 
 
 def _on_disk(folders: Folders) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,26 @@ from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds import bootstrap
-from atoll.gateway.xds.folders import TYPES, Folders
+from atoll.gateway.xds.folders import SECRETS, TYPES, Folders
 from atoll.gateway.xds.resources import render
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["body", "digest", "replace_file", "version", "write", "write_initial", "write_listener", "write_resources"]
+__all__ = [
+    "body",
+    "digest",
+    "forget_unfinished",
+    "replace_file",
+    "version",
+    "write",
+    "write_code",
+    "write_initial",
+    "write_listener",
+    "write_resources",
+]
+
+
+# As `replace_file` and `write_private` call them.
+_DRAFT = re.compile(r"\..+\.\d+")
 
 
 def write_initial(root: Path, listener: Listener, admin: Endpoint, known: Known | SystemEntry) -> Path:
@@ -49,9 +65,14 @@ def write_listener(folders: Folders, listener: Listener) -> None:
 
 def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> None:
     """All types, in the order in which they refer to each other, and first what is the same for all systems."""
-    write(Path(folders.strict_http1), strict.code())
+    write_code(folders)
     for kind in TYPES:
         write(Path(folders.file(kind)), body(resources[kind]))
+
+
+def write_code(folders: Folders) -> None:
+    """What is the same for all systems, and is there before anything that refers to it."""
+    write(Path(folders.strict_http1), strict.code())
 
 
 def body(resources: list[Json]) -> bytes:
@@ -98,6 +119,14 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def forget_unfinished(folders: Folders) -> None:
+    """Removes what a process that was killed between writing and renaming has left."""
+    for directory in (Path(folders.root), *(Path(folders.directory(kind)) for kind in (*TYPES, *SECRETS))):
+        for draft in directory.glob(".*.*"):
+            if _DRAFT.fullmatch(draft.name):
+                draft.unlink(missing_ok=True)
 
 
 def _pretty(document: Any) -> bytes:

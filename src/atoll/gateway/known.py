@@ -6,11 +6,11 @@ keeps what it had. Absence is never news: only a deletion marker takes a key awa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,12 +22,15 @@ from atoll.tokens.keys import KeySet
 from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import Revocations
 
-__all__ = ["GATEWAY", "STALE_S", "Known", "MirrorEntry", "Replica", "ServiceEntry", "SystemEntry"]
+__all__ = ["GATEWAY", "STALE_S", "Known", "LeftOut", "MirrorEntry", "Replica", "ServiceEntry", "SystemEntry"]
 
 # A replica whose last heartbeat is this much older than the newest one of all has gone without a word.
 STALE_S = 30.0
 # Gateways are in the registry under this name, which no service can have.
 GATEWAY = "gateway"
+
+
+_T = TypeVar("_T")
 
 
 class ServiceEntry(msgspec.Struct, frozen=True):
@@ -79,9 +82,17 @@ class SystemEntry(msgspec.Struct, frozen=True):
     mirrors: dict[str, MirrorEntry] = {}
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """Why a contract has no routes, and the document of the one whose routes its service keeps instead, None for none."""
+
+    reason: str
+    instead: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class Known:
-    """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`.
+    """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`, and so
+    `left_out`: those that Envoy refuses.
 
     `listening_since` (epoch s) is when the bus was last connected: before that, nobody could be heard.
     """
@@ -93,6 +104,7 @@ class Known:
     revocations: Revocations = field(default_factory=Revocations)
     providers: Providers = field(default_factory=Providers)
     listening_since: float = 0.0
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
 
     def with_keys(self, body: bytes) -> Known:
         """After a message on `keys.set`. An older set than the known one changes nothing. Raises Malformed."""
@@ -111,11 +123,24 @@ class Known:
         if key == "system":
             return replace(self, system=_decode(body, SystemEntry, key))
         contract = Contract.parse(_decode(body, dict[str, Any], key), where=f"contracts bucket, {key}")
-        return replace(self, contracts={**self.contracts, key: contract})
+        forgotten = {key} if self.contracts.get(key) != contract else set()
+        return replace(self, contracts={**self.contracts, key: contract}, left_out=_without(self.left_out, forgotten))
 
     def without_contract(self, key: str) -> Known:
         """After a deletion in the bucket `contracts`. The document `system` is never taken away."""
-        return replace(self, contracts={known: one for known, one in self.contracts.items() if known != key})
+        return replace(self, contracts=_without(self.contracts, {key}), left_out=_without(self.left_out, {key}))
+
+    def leaving_out(self, contracts: Mapping[str, LeftOut]) -> Known:
+        """Without the routes of these contracts too, where they are known."""
+        found = {key: one for key, one in contracts.items() if key in self.contracts}
+        return replace(self, left_out={**self.left_out, **found}) if found else self
+
+    @cached_property
+    def usable(self) -> Mapping[str, Contract]:
+        """The contracts as they are routed. A replica of one that is left out is taken to offer what its service offered
+        before: leaving it without requests would take the service down with its contract.
+        """
+        return {**self.contracts, **{key: _instead(self.contracts[key], one) for key, one in self.left_out.items()}}
 
     def with_replica(self, key: str, body: bytes) -> Known:
         """After a replica announced itself. Raises Malformed, also for an entry that speaks for another service."""
@@ -130,7 +155,7 @@ class Known:
 
     def without_replica(self, key: str) -> Known:
         """After a replica left the registry."""
-        return replace(self, replicas={known: one for known, one in self.replicas.items() if known != key})
+        return replace(self, replicas=_without(self.replicas, {key}))
 
     @cached_property
     def present(self) -> tuple[Replica, ...]:
@@ -151,6 +176,12 @@ class Known:
         for entry in self.present:
             found.setdefault(entry.service, []).append(entry)
         return {service: tuple(entries) for service, entries in found.items()}
+
+    @cached_property
+    def listed(self) -> frozenset[str]:
+        """The keys of the contracts that count: those that the system lists, and those of running replicas."""
+        found = {f"{name}.{digest}" for name, entry in self.system.services.items() for digest in entry.digests}
+        return frozenset((found | {f"{one.service}.{one.digest}" for one in self.present}) & self.contracts.keys())
 
     @property
     def view(self) -> tuple[Any, ...]:
@@ -176,6 +207,7 @@ class Known:
                 "keys": msgspec.Raw(self.keys.serialize()),
                 "revocations": msgspec.Raw(self.revocations.serialize()),
                 "providers": self.providers,
+                "left_out": self.left_out,
             },
             order="deterministic",
         )
@@ -192,7 +224,7 @@ class Known:
             keys=KeySet.parse(bytes(saved.keys)),
             revocations=Revocations.parse(bytes(saved.revocations)),
             providers=saved.providers,
-        )
+        ).leaving_out(saved.left_out)
 
 
 class _Saved(msgspec.Struct):
@@ -203,6 +235,18 @@ class _Saved(msgspec.Struct):
     revocations: msgspec.Raw = msgspec.Raw(b"[]")
     providers: Providers = Providers()
     listening_since: float = 0.0
+    left_out: dict[str, LeftOut] = {}
+
+
+def _instead(contract: Contract, left_out: LeftOut) -> Contract:
+    """With the same digest, by which replicas name it."""
+    if left_out.instead is None:
+        return msgspec.structs.replace(contract, operations=())
+    return msgspec.structs.replace(Contract.parse(left_out.instead), digest=contract.digest)
+
+
+def _without(entries: Mapping[str, _T], keys: Collection[str]) -> dict[str, _T]:
+    return {key: one for key, one in entries.items() if key not in keys}
 
 
 def _decode(body: bytes, type_: Any, what: str) -> Any:

@@ -71,11 +71,14 @@ def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) 
     running = sorted(_running(known, name) - set(entry.digests))
     found = []
     for digest in (*running, *reversed(entry.digests)):
-        contract = known.contracts.get(f"{name}.{digest}")
+        contract, left_out = known.usable.get(f"{name}.{digest}"), known.left_out.get(f"{name}.{digest}")
         if contract is None:
             faults.append(f"{name}: the contract {digest} is not in the bucket")
         else:
             found.append(contract)
+        if left_out:
+            stays = "the routes before it stay" if left_out.instead else "it has no routes"
+            faults.append(f"{name}: the contract {digest} is left out, {stays}: Envoy refuses it: {left_out.reason}")
     return found
 
 

@@ -86,6 +86,7 @@ class Follower:
         self._shown: dict[str, Mapping[str, Any]] = {}
         self._ends: dict[str, datetime] = {}
         self._faults: dict[str, str] = {}
+        self._told: tuple[Mapping[str, Any], Mapping[str, str]] = ({}, {})
 
     async def follow(self) -> None:
         """Until it is cancelled."""
@@ -95,13 +96,23 @@ class Follower:
 
     async def look(self) -> None:
         """Once; what changed is in use when this returns, or reported. What was wrong is tried again, for time passes."""
-        before = (dict(self._shown), dict(self._faults))
         now = datetime.now(UTC)
         for origin, watch in self._watched:
             if watch.changed() or origin.kind in self._faults or now >= self._ends.get(origin.kind, _NEVER):
                 await self._take(origin, now)
-        if before != (self._shown, self._faults):
-            self._report(dict(self._shown), list(self._faults.values()))
+        self._tell()
+
+    def _tell(self) -> None:
+        """What is new. A report that can't be made is made at the next look."""
+        now = (dict(self._shown), dict(self._faults))
+        if now == self._told:
+            return
+        try:
+            self._report(now[0], list(now[1].values()))
+        except OSError as error:
+            logger.warning("the state of the certificates could not be reported: %s", error)
+        else:
+            self._told = now
 
     async def _take(self, origin: Origin, now: datetime) -> None:
         try:

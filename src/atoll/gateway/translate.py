@@ -170,7 +170,7 @@ def _owned(system: SystemEntry) -> tuple[str, ...]:
 
 def _whole(known: Known, service: str) -> Cluster:
     endpoints = _endpoints(one for one in known.present_by_service.get(service, ()) if not one.canary)
-    newest = known.contracts.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
+    newest = known.usable.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
     protocol = newest.protocol if newest else "http1"
     return Cluster(service, service, endpoints, concurrency=_concurrency(known, service), protocol=protocol)
 

@@ -20,7 +20,8 @@ from atoll.gateway.xds.typed import Json
 __all__ = ["bootstrap_of", "check", "part_to_check", "questionable"]
 
 _STAMP = re.compile(r"^(\[[^\]]*\])+ (\[[^\]]*\] )?")
-_LONGEST_REASON = 1000
+# Envoy repeats what is wrong, which may be all routes, and ends with why.
+_BEGINNING, _END = 200, 400
 
 Resources = Mapping[str, list[Json]]
 
@@ -117,4 +118,5 @@ def _untyped(message: Json) -> Json:
 def _reason(said: str, folder: str) -> str:
     """What Envoy says, on one line, without its time and the name of a file that is gone."""
     plain = " ".join(_STAMP.sub("", line).strip() for line in said.splitlines())
-    return plain.replace(f" '{folder}/bootstrap.json'", "")[:_LONGEST_REASON]
+    plain = plain.replace(f" '{folder}/bootstrap.json'", "")
+    return plain if len(plain) <= _BEGINNING + _END else f"{plain[:_BEGINNING]} … {plain[-_END:]}"

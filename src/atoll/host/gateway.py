@@ -17,11 +17,15 @@ import msgspec
 
 from atoll.engines import envoy as engine
 from atoll.errors import AtollError, SystemMistake
-from atoll.gateway.files import write_initial
+from atoll.gateway import validation
+from atoll.gateway.files import write_code, write_initial
 from atoll.gateway.ir import Endpoint, Listener, Tls
 from atoll.gateway.known import Known, SystemEntry
+from atoll.gateway.refused import refused
 from atoll.gateway.secrets import Origin, write_secrets
+from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
+from atoll.gateway.xds.resources import render
 from atoll.host import logs, tls
 from atoll.host.bus import system_document
 from atoll.host.machine import Machine
@@ -89,8 +93,11 @@ class GatewayHost:
                 hint="stop that, choose another [gateway] port, or let `atoll up --isolated` choose one",
             )
 
-    def write(self, contracts: Mapping[str, Contract]) -> None:
-        """What Envoy and the controller begin with: what was known last of tokens, and no replica, since none runs yet."""
+    async def write(self, contracts: Mapping[str, Contract]) -> None:
+        """What Envoy and the controller begin with: what was known last of tokens, and no replica, since none runs yet.
+
+        Raises SystemMistake when Envoy would refuse it; then Envoy's files are as they were.
+        """
         self._forget_applied()
         known = known_at_start(self.machine.system, contracts)
         with suppress(OSError, AtollError):
@@ -99,7 +106,24 @@ class GatewayHost:
         if self.ca is not None:
             self.local_tls.renew(datetime.now(UTC), self.machine.variables)
         write_secrets(Folders(str(self.root.absolute())), self._origins())
+        await self._check(known)
         write_initial(self.root, self.listener, self.admin, known)
+
+    async def _check(self, known: Known) -> None:
+        """Asks Envoy before it starts: one that starts with files that it refuses answers 404 to everybody."""
+        folders = Folders(str(self.root.absolute()))
+        write_code(folders)
+
+        async def judge(one: Known) -> str:
+            return await validation.check(render(translate(one, self.listener), folders))
+
+        if not (reason := await judge(known)):
+            return
+        for key, left_out in (await refused(known, None, judge)).items():
+            service = key.partition(".")[0]
+            where, hint = self.machine.system.service(service).where, f"`atoll describe {service}` prints it"
+            raise SystemMistake(f"Envoy refuses the contract of {service}: {left_out.reason}", where=where, hint=hint)
+        raise SystemMistake(f"Envoy refuses this gateway: {reason}", where=str(self.machine.system.folder / "atoll.toml"))
 
     async def start(self, bus_url: str) -> None:
         """Returns when Envoy takes connections; the controller goes on by itself. Raises EngineOutage."""

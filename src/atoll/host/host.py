@@ -132,7 +132,7 @@ class Host:
         """Returns when everything is ready and settled. Raises what makes that impossible; `end` tidies up then."""
         self.gateway.check_ports()
         await self._derive_all()
-        self.gateway.write(self.contracts)
+        await self.gateway.write(self.contracts)
         started = [self.go(self.gateway.start(self.bus.url("gateway")))]
         started += [self.go(self._start_simulator(spec)) for spec in self._simulators()]
         await self.bus.start(self.contracts)

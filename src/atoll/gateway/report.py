@@ -1,0 +1,106 @@
+"""What the controller tells: `applied.json` for the host and for people, and its log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.gateway.files import digest, write
+from atoll.gateway.ir import Gateway
+from atoll.gateway.known import ServiceEntry
+from atoll.registry.replica import canaries, on_trial
+
+__all__ = ["Report"]
+
+logger = logging.getLogger("atoll.gateway")
+
+
+class Report:
+    """`applied.json`: what Envoy uses, for the host. `error` tells why something newer is not in use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": []}
+        self._now |= {"error": None, "drift": None, "certificates": {}, "canaries": {}}
+        self._of_input: tuple[str, ...] = ()
+        self._of_certificates: tuple[str, ...] = ()
+        self._unhealed = ""
+        self._unwritten = False
+        with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
+            self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
+
+    def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry]) -> None:
+        if gateway.faults != self._of_input:
+            for fault in gateway.faults:
+                logger.warning("%s", fault)
+        self._of_input = gateway.faults
+        groups = {one.service: one.service for one in gateway.clusters}
+        groups |= {on_trial(service): canaries(service) for service in groups}
+        whole = {groups[one.name]: one.endpoints for one in gateway.clusters if one.name in groups}
+        self._write(
+            version=self._now["version"] + 1,
+            endpoints={group: [str(one) for one in endpoints] for group, endpoints in whole.items()},
+            canaries={name: entry.canary_percent for name, entry in services.items() if entry.canary_percent},
+            routes=digest([str(route) for route in gateway.routes]),
+            keys=[key.kid for key in gateway.issuer.keys.keys],
+            gateways=gateway.limits.gateways,
+            faults=[*self._of_input, *self._of_certificates],
+            error=None,
+        )
+
+    def certificates(self, shown: Mapping[str, Any], faults: Sequence[str]) -> None:
+        """What is shown to whom connects; who says so has written it into the log."""
+        self._of_certificates = tuple(faults)
+        self._write(certificates=dict(shown), faults=[*self._of_input, *self._of_certificates])
+
+    def drifted(self, what: tuple[str, ...]) -> None:
+        """Told once, however often it is tried to put it right."""
+        last = self._now["drift"]
+        if last is None or last["healed"] or last["what"] != list(what):
+            logger.warning("drift: %s; it is put right now", "; ".join(what))
+            self._unhealed = ""
+            self._write(drift={"what": list(what), "seen": _now(), "healed": None})
+
+    def healed(self) -> None:
+        """Nothing differs any more, whoever has seen to it."""
+        if self._now["drift"] and not self._now["drift"]["healed"]:
+            self._now["drift"]["healed"] = _now()
+            self._write()
+
+    def not_healed(self, why: str) -> None:
+        """Likewise told once."""
+        if self._unhealed != why:
+            logger.warning("what has drifted could not be put right: %s", why)
+        self._unhealed = why
+
+    def failed(self, error: str) -> None:
+        if self._now["error"] != error:
+            logger.warning("%s", error)
+            self._write(error=error)
+
+    def write_again(self) -> None:
+        """What could not be written when it happened."""
+        if self._unwritten:
+            self._write()
+
+    def _write(self, **changes: Any) -> None:
+        """A full disk costs the report for as long as it is full, and nothing else."""
+        self._now.update(changes)
+        try:
+            write(self._path, msgspec.json.format(msgspec.json.encode(self._now), indent=1) + b"\n")
+        except OSError as error:
+            if not self._unwritten:
+                logger.warning("%s can't be written (%s); it is tried again", self._path, error)
+            self._unwritten = True
+        else:
+            self._unwritten = False
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
