@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
 import httpx
 import pytest
 
+from atoll.auth.passwords import Passwords
 from atoll.auth.revocations import revoke
 from atoll.tokens import TokenRefused
 from atoll.tokens.revocations import shard_of
@@ -215,3 +217,25 @@ async def test_an_error_of_the_list_ends_nothing(auth: RunningAuth) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "too_many_revocations")
     assert not refused(auth, granted)
     assert (await auth.refresh(granted["refresh_token"])).status_code == 200
+
+
+async def test_who_is_blocked_while_signing_in_gets_no_session(auth: RunningAuth, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin, user = await auth.operator(), await user_id(auth)
+    checking, go_on, verify = asyncio.Event(), asyncio.Event(), Passwords.verify
+
+    async def held(self: Passwords, encoded: str | None, password: str) -> bool:
+        """As slow as a queue of 64 passwords makes it."""
+        good = await verify(self, encoded, password)
+        checking.set()
+        await go_on.wait()
+        return good
+
+    monkeypatch.setattr(Passwords, "verify", held)
+    signing_in = asyncio.create_task(auth.token(grant_type="password", username="ada", password="correct horse"))
+    await checking.wait()
+    assert (await auth.http.put(f"/auth/users/{user}/block", headers=admin)).json()["published"]
+    go_on.set()
+    answer = await signing_in
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
+    async with auth.database.reader() as tx:
+        assert await tx.scalar("SELECT count(*) FROM sessions WHERE user_id = $1", user) == 0

@@ -73,15 +73,14 @@ class Grants:
         good = await self._passwords.verify(user.password_hash if user else None, password)
         if user is None or not good:
             raise OAuthError("invalid_grant", "username or password is wrong")
-        if user.blocked_at is not None:
-            raise OAuthError("invalid_grant", "the account is blocked")
         scope = _narrowed(user.scope, request.scopes)
         return await self._signed_in(user, client.id if client else "", scope)
 
     async def _signed_in(self, user: User, client_id: str, scope: str) -> Granted:
-        """A new session with its first refresh token."""
+        """A new session with its first refresh token. Raises OAuthError for who is blocked, also since `user` was read."""
         now, session_id = int(time.time()), new_id()
         async with self._database.transaction() as tx:
+            await _hold_unblocked(tx, user.id)
             await _forget_sessions(tx, user.id, now - self._configuration.access_token_lifetime_s)
             await tx.execute(
                 "INSERT INTO sessions (id, user_id, client_id, scope, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -209,6 +208,12 @@ async def _session(tx: Transaction, token_digest: str) -> _Session | None:
         " FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.digest = $1",
         token_digest,
     )
+
+
+async def _hold_unblocked(tx: Transaction, user_id: str) -> None:
+    """Locks the row, which changes nothing else: a block comes either before the session, or after it and ends it."""
+    if not await tx.execute("UPDATE users SET blocked_at = NULL WHERE id = $1 AND blocked_at IS NULL", user_id):
+        raise OAuthError("invalid_grant", "the account is blocked")
 
 
 async def _forget_sessions(tx: Transaction, user_id: str, now: int) -> None:
