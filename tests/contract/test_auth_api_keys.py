@@ -74,6 +74,15 @@ async def test_a_deleted_key_gives_no_token_and_ends_those_it_gave(auth: Running
     assert again.status_code == 404
 
 
+async def test_whoever_holds_a_token_of_a_key_can_not_end_the_key(auth: RunningAuth) -> None:
+    key = await made(auth)
+    token = (await exchange(auth, key["key"])).json()["access_token"]
+    answer = await auth.http.post("/auth/revoke", data={"token": token})
+    assert (answer.status_code, answer.json()["error"]) == (400, "unsupported_token_type")
+    auth.verified(token)
+    auth.verified((await exchange(auth, key["key"])).json()["access_token"])
+
+
 async def test_a_key_that_expires_gives_no_token_that_outlives_it(auth: RunningAuth) -> None:
     key = await made(auth, expires_in_s=60)
     answer = (await exchange(auth, key["key"])).json()

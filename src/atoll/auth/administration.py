@@ -68,14 +68,17 @@ async def withdraw(kid: str, signing: Signing) -> Keys:
 
 @administration.post("/revoke", public=True, status=200, raises=[Busy, TooManyRevocations])
 async def revoke(form: Annotated[RevocationForm, Form()], request: Request, grants: Grants, sessions: Sessions) -> Response:
-    """Ends the session that a refresh or access token belongs to (RFC 7009). A token that is none is answered the same."""
+    """Ends the session that a refresh or access token belongs to (RFC 7009). A token that is none is answered the same.
+
+    The token of an API key is refused (`unsupported_token_type`): delete the key.
+    """
     names = [name for name, _ in (await request.form()).multi_items()]
     try:
         wanted = oauth.read_revocation(form, names, request.headers.get("authorization", ""))
         client = await grants.identified(wanted.client)
+        await sessions.revoke(wanted.token, client.id if client else "")
     except OAuthError as error:
         return refusal(error)
-    await sessions.revoke(wanted.token, client.id if client else "")
     return Response(headers=UNCACHED)
 
 
@@ -121,7 +124,7 @@ async def unblock(user_id: str, sessions: Sessions) -> None:
 
 @administration.delete("/clients/{client_id}/sessions", scope=ADMIN, raises=[NotFound, TooManyRevocations])
 async def end_sessions_of_client(client_id: str, sessions: Sessions) -> Ended:
-    """Refuses every token that a client has; its credentials stay good."""
+    """Refuses every token that a client got for its credentials, which stay good; API keys and their tokens stay too."""
     return await sessions.end_all_of_client(client_id)
 
 

@@ -37,7 +37,9 @@ _NOT_TEXT = re.compile("[^\t\x20-\x7e\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 
 
 class OAuthError(Exception):
-    """An error of RFC 6749 §5.2. `code` is one of its six; `description` is for the client's developer."""
+    """An error of RFC 6749 §5.2. `code` is one of its six, or `unsupported_token_type` of RFC 7009; `description` is for the
+    client's developer.
+    """
 
     def __init__(self, code: str, description: str) -> None:
         super().__init__(description)

@@ -9,6 +9,7 @@ import msgspec
 
 from atoll.auth.configuration import ADMIN, Configuration
 from atoll.auth.digests import digest
+from atoll.auth.oauth import OAuthError
 from atoll.auth.revocations import RevocationList, revoke
 from atoll.auth.signing import Signing
 from atoll.auth.sql import Transaction
@@ -103,12 +104,17 @@ class Sessions:
         """Ends the session of a refresh or access token (RFC 7009). A token that is none changes nothing (§2.2).
 
         `client_id` is the client that proved itself, "" for none: another's token is unknown to it. Raises Outage while the bus
-        can't be reached: the session is ended, but its access token is still taken (§2.2.1).
+        can't be reached: the session is ended, but its access token is still taken (§2.2.1). Raises OAuthError for an API key's
+        token, whose session is the key: the many who see such a token may not end what only an administrator can make again.
         """
         session_id = await self._session_of(token, client_id)
         if session_id is None:
             return
         async with self._database.transaction() as tx:
+            if await tx.one_or_none(_Id, "SELECT id FROM api_keys WHERE id = $1", session_id):
+                raise OAuthError(
+                    "unsupported_token_type", "the token of an API key ends with its key: an administrator deletes that"
+                )
             await _end(tx, [session_id])
         if not await self._revocations.published():
             raise Outage("the session is ended, but the bus can't be told")
