@@ -180,6 +180,33 @@ async def test_a_token_is_renewed_before_it_expires_and_no_request_fails(world: 
     assert statuses[200] > 20, "not asked for at every request"
 
 
+async def test_guesses_are_bounded_and_known_keys_do_not_feel_it(world: World, tmp_path: Path) -> None:
+    """In a gateway of its own: nobody else is asked for what is spent here."""
+    port, exchange = free_port(), Exchange()
+    replicas = (replica(ORDERS, "orders-1", world.upstream.address), replica(AUTH, "auth-1", f"127.0.0.1:{port}"))
+    async with serving(exchange, port), gateway(tmp_path, known(ORDERS, AUTH, replicas=replicas), MINT) as rig:
+        guessing = World(rig, exchange, world.http, world.upstream)
+        good = guessing.key()
+        await until(lambda: _is_taken(guessing, good))
+        answers = [await guessing.ask(x_api_key=f"atoll_{number}_{'n' * 40}") for number in range(60)]
+        asked = exchange.asked.total() - exchange.asked[good]
+        assert {answer.status_code for answer in answers} == {401, 429}
+        assert asked < 30, "10 at once for each of two workers, then one in six seconds"
+        told = next(answer for answer in answers if answer.status_code == 429)
+        assert (told.json()["code"], 1 <= int(told.headers["retry-after"]) <= 6) == ("too_many_requests", True)
+        line = await rig.logged(told.headers["x-request-id"])
+        assert line["why"] == "more unknown API keys than one address may try"
+        assert [await _is_taken(guessing, good) for _ in range(20)] == [True] * 20
+
+
+async def test_keys_that_are_good_are_no_guesses_however_many_come_from_one_address(world: World) -> None:
+    assert {(await world.ask(x_api_key=world.key())).status_code for _ in range(40)} == {200}
+
+
+async def _is_taken(world: World, key: str) -> bool:
+    return (await world.ask(x_api_key=key)).status_code == 200
+
+
 async def test_while_auth_is_out_known_keys_go_on_and_unknown_ones_are_told(world: World) -> None:
     key = world.key(lifetime_s=10)
     for _ in range(30):  # both workers know it

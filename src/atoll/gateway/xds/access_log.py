@@ -20,7 +20,8 @@ _SCOPE = "xds.route_metadata.filter_metadata['atoll']['scope']"
 
 _MORE = "'more than the ' + response.headers['ratelimit-limit'] + ' requests that its rate limit allows'"
 _KEY = (
-    "response.code == 503 ? 'auth did not answer, and the API key has no token yet'"
+    "response.code == 503 ? 'auth did not answer or is asked too much, and the API key has no token yet'"
+    " : response.code == 429 ? 'more unknown API keys than one address may try'"
     " : response.code == 400 ? 'an API key and a token at once' : 'the API key is not known'"
 )
 _OWN_ANSWER = (

@@ -2,22 +2,54 @@
 --
 -- Keys are exchanged at auth (RFC 8693) and the answers remembered: a token until it has expired, a refusal for a few seconds.
 -- A token is renewed when a fifth of its time is left, by one request at a time; while auth can't be reached it goes on being
--- used until it has expired. The memory is two generations, of which the older is dropped when the younger is full.
+-- used until it has expired. A memory is two generations, of which the older is dropped when the younger is full; tokens,
+-- refusals and addresses have one each, so that no guess makes it forget a good key.
+--
+-- Guesses are bounded: an address has a bucket of exchanges, of which one that gave a token costs nothing, and all addresses
+-- together have another one. A key whose token is remembered needs no bucket.
 
 local KEY = "^atoll_[%w-]+_[%w_-]+$"
 local LONGEST, GENERATION, REFUSED_S, TIMEOUT_MS = 256, 4096, 5, 2000
 local MARGIN_S = 2 -- as long as the answer may have been on its way, so that no token is sent on that a service finds expired
 local GRANT = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type=urn:atoll:api-key&subject_token="
-local younger, older, count = {}, {}, 0
+local OF_ADDRESS, OF_ALL = { most = 10, per_s = 1 / 6 }, { most = 100, per_s = 20 }
 
-local function remember(key, entry)
-  if younger[key] == nil then
-    if count >= GENERATION then
-      older, younger, count = younger, {}, 0
+local function memory()
+  return { younger = {}, older = {}, count = 0 }
+end
+
+local function recall(memory, key)
+  return memory.younger[key] or memory.older[key]
+end
+
+local function remember(memory, key, entry)
+  if memory.younger[key] == nil then
+    if memory.count >= GENERATION then
+      memory.older, memory.younger, memory.count = memory.younger, {}, 0
     end
-    count = count + 1
+    memory.count = memory.count + 1
   end
-  younger[key] = entry
+  memory.younger[key] = entry
+end
+
+local tokens, refusals, buckets = memory(), memory(), memory()
+local everybody = { left = OF_ALL.most, at = os.time() }
+
+-- An address of IPv6 stands for its /64, or for more where zeros are left out of that.
+local function bucket_of(handle)
+  local address = handle:streamInfo():downstreamRemoteAddress()
+  local six = address:match("^%[(.*)%]")
+  local name = six and (six:match("^(.-)::") or six):match("^%x*:?%x*:?%x*:?%x*") or address:match("^[^:]*")
+  local bucket = recall(buckets, name) or { left = OF_ADDRESS.most, at = os.time() }
+  remember(buckets, name, bucket)
+  return bucket
+end
+
+local function filled(bucket, rate)
+  local now = os.time()
+  bucket.left = math.min(rate.most, bucket.left + math.max(0, now - bucket.at) * rate.per_s)
+  bucket.at = now
+  return bucket.left >= 1
 end
 
 local function exchanged(handle, key)
@@ -40,22 +72,44 @@ local function exchanged(handle, key)
   return nil -- auth can't be reached, or can't answer now
 end
 
+local function kept(key, entry)
+  if entry then
+    remember(entry.refused and refusals or tokens, key, entry)
+  end
+  return entry
+end
+
+local function first_entry_of(handle, key)
+  local bucket = bucket_of(handle)
+  if not filled(bucket, OF_ADDRESS) then
+    return { wait_s = math.ceil((1 - bucket.left) / OF_ADDRESS.per_s) }
+  end
+  if not filled(everybody, OF_ALL) then
+    return nil
+  end
+  bucket.left, everybody.left = bucket.left - 1, everybody.left - 1
+  local found = kept(key, exchanged(handle, key))
+  if found == nil or not found.refused then
+    bucket.left, everybody.left = bucket.left + 1, everybody.left + 1
+  end
+  return found
+end
+
 local function entry_of(handle, key)
   local now = os.time()
-  local known = younger[key] or older[key]
-  if known and known.ends > now then
-    if known.refused or known.renew > now then
-      return known
-    end
-    known.renew = now + REFUSED_S -- the others go on with it meanwhile
-  else
-    known = nil
+  local refusal = recall(refusals, key)
+  if refusal and refusal.ends > now then
+    return refusal
   end
-  local found = exchanged(handle, key)
-  if found then
-    remember(key, found)
+  local known = recall(tokens, key)
+  if known == nil or known.ends <= now then
+    return first_entry_of(handle, key)
   end
-  return found or known
+  if known.renew > now then
+    return known
+  end
+  known.renew = now + REFUSED_S -- the others go on with it meanwhile
+  return kept(key, exchanged(handle, key)) or known
 end
 
 function envoy_on_request(handle)
@@ -77,6 +131,8 @@ function envoy_on_request(handle)
   end
   if entry == nil then
     handle:respond({ [":status"] = "503" }, "")
+  elseif entry.wait_s then
+    handle:respond({ [":status"] = "429", ["retry-after"] = tostring(entry.wait_s) }, "")
   elseif entry.refused then
     handle:respond({ [":status"] = "401", ["www-authenticate"] = "Bearer" }, "The API key is not known, or is not good any more")
   else
