@@ -130,6 +130,14 @@ async def test_another_issuers_subject_is_never_taken_for_one_of_our_users(world
     assert "x-atoll-foreign-subject" not in (await world.ask(OWN.token())).json()["headers"]
 
 
+async def test_the_access_log_tells_whose_subject_it_was(world: World) -> None:
+    await world.trust(CORP.provider())
+    answers = [await world.ask(CORP.token(sub="ada")), await world.ask(OWN.token(sub="ada"))]
+    lines = [await world.rig.logged(answer.headers["x-request-id"]) for answer in answers]
+    said = [(line["subject"], line["foreign_subject"], line["foreign_issuer"]) for line in lines]
+    assert said == [(None, "ada", CORP.issuer), ("ada", None, None)]
+
+
 async def test_a_rotated_key_and_a_provider_that_left_count_at_once(world: World) -> None:
     mint = ForeignMint(keys=dict(CORP.keys))
     await world.trust(mint.provider())

@@ -213,7 +213,8 @@ def _text(found: dict[str, Any]) -> list[str]:
 
 
 def _request_text(line: dict[str, Any]) -> list[str]:
-    who = f" by {line['subject']}" if line["subject"] else ""
+    foreign = f"{line['foreign_subject']} of {line['foreign_issuer']}" if line.get("foreign_subject") else None
+    who = f" by {line['subject'] or foreign}" if line["subject"] or foreign else ""
     replica = f" at {line['replica']}, attempt {line['attempts']}" if line["replica"] else ""
     why = f": {line['why']}" if line["why"] else ""
     return [

@@ -67,6 +67,10 @@ FIELDS = {
     # As it came, or as the tracer made it; null when neither did.
     "traceparent": "%REQ(TRACEPARENT)%",
     "subject": "%REQ(X-ATOLL-SUBJECT)%",
+    # Of another issuer's token. Apart from ours, which it may be called like; with the issuer's address, since the name that
+    # the manifest has for it would be a new listener for each change of providers.
+    "foreign_subject": "%REQ(X-ATOLL-FOREIGN-SUBJECT)%",
+    "foreign_issuer": "%REQ(X-ATOLL-FOREIGN-ISSUER)%",
     "operation": "%ROUTE_NAME%",
     "service": "%UPSTREAM_CLUSTER%",
     "method": "%REQ(:METHOD)%",
