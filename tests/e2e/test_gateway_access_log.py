@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import Rig, contract, gateway, known, replica, upstreams
+from tests.support.raw import exchange
 from tests.support.tokens import Mint
 from tests.support.waiting import until_sync
 
@@ -161,6 +162,26 @@ def test_a_line_holds_neither_token_nor_query_string(rig: Rig) -> None:
     assert found["path"] == "/orders"
     assert token not in json.dumps(found)
     assert "tulip" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "why"),
+    [
+        (b"GET /orders/open HTTP/1.1\r\nHost: shop\na: b\r\n\r\n", 400, "the bytes are not an HTTP/1.1 request"),
+        (b"GET /orders/open HTTP/1.1\r\nHost: shop\r\na_b: c\r\n\r\n", 400, "the request is refused: unexpected underscore"),
+        (b"GET /orders/open HTTP/1.1\r\nHost: shop\r\na: \x01\r\n\r\n", 400, "the request is refused: invalid characters"),
+        (
+            b"GET /orders/open HTTP/1.1\r\nHost: shop\r\na: %s\r\n\r\n" % (b"b" * 100_000),
+            431,
+            "the request is refused: headers too large",
+        ),
+    ],
+    ids=["bare LF", "underscore", "control", "size"],
+)
+def test_what_is_refused_while_it_is_read_is_told(rig: Rig, sent: bytes, status: int, why: str) -> None:
+    (answer,) = exchange(rig.listener.port, sent, enough=1)
+
+    assert (answer.status, line(rig, "why", why)["status"]) == (status, status)
 
 
 def test_what_is_no_valid_request_has_a_line_too(rig: Rig) -> None:

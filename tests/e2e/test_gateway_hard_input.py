@@ -12,11 +12,15 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 
 from tests.support.gateway import Rig, contract, gateway, known, replica
@@ -302,21 +306,155 @@ def test_a_fault_is_found_wherever_the_bytes_are_cut_in_two(run: Run, fault: byt
     sent = get(b"a: b" + fault + b"\r\n", line=b"GET /orders/open HTTP/1.1\r\n")
     before = len(run.service.seen)
 
-    found = {at: cut(run.rig, sent, at, enough=1) for at in range(1, len(sent))}
+    found = {at: cut(run.rig, sent, at) for at in range(1, len(sent))}
 
     assert found == {at: [400] for at in found}
     assert run.service.seen[before:] == []
 
 
-def cut(rig: Rig, sent: bytes, at: int, enough: int | None = None) -> list[int]:
-    """The statuses of what is answered when the bytes come in two pieces, the second after Envoy has read the first."""
-    before = received(rig)
+FIRST = get(line=b"GET /orders/open HTTP/1.1\r\n")
+SECOND = get(line=b"GET /orders/items/second HTTP/1.1\r\n")
+FAULTY = [case for case in LINES if case.status == 400]
+
+
+def test_a_fault_behind_a_good_request_is_found_too(run: Run) -> None:
+    """The good one is answered, the faulty one is refused, and what follows it is not read."""
+    before = len(run.service.seen)
+
+    def told(case: Case) -> list[int]:
+        sent = FIRST + case.sent.replace(b"@PATH@", b"/orders/items/faulty") + SECOND
+        return [answer.status for answer in exchange(run.rig.listener.port, sent)]
+
+    with ThreadPoolExecutor(len(FAULTY)) as pool:
+        found = dict(zip([case.name for case in FAULTY], pool.map(told, FAULTY), strict=True))
+
+    assert found == {name: [200, 400] for name in found}
+    assert [one.target for one in run.service.seen[before:]] == ["/orders/open"] * len(FAULTY)
+
+
+@pytest.mark.parametrize("fault", [b"\nc: d", b"\r\n c: d"], ids=["LF", "space"])
+def test_a_fault_behind_a_good_request_is_found_wherever_the_bytes_are_cut_in_two(run: Run, fault: bytes) -> None:
+    """Cut within the second request, that may not be read at all: then the first answer says that the connection ends."""
+    sent = FIRST + get(b"a: b" + fault + b"\r\n", line=b"GET /orders/items/faulty HTTP/1.1\r\n")
+    before = len(run.service.seen)
+
+    found = {at: cut(run.rig, sent, at) for at in range(1, len(sent))}
+
+    assert {at: statuses for at, statuses in found.items() if statuses not in ([200, 400], [200])} == {}
+    assert {found[at] == [200, 400] for at in found if at <= len(FIRST)} == {True}
+    assert {one.target for one in run.service.seen[before:]} == {"/orders/open"}
+
+
+def test_behind_a_refusal_nothing_is_read_whenever_it_comes(run: Run) -> None:
+    """What is sent after the 400 was read, too, on a connection that is still open to this side."""
+    before = len(run.service.seen)
+    for sent in (FAULTY[0].sent.replace(b"@PATH@", OPEN), FIRST + b"GET / HTTP/1.1\n", FIRST + SECOND[:20]):
+        with socket.create_connection(("127.0.0.1", run.rig.listener.port), timeout=20) as connection:
+            connection.sendall(sent)
+            first = [answer.status for answer in answers(connection, enough=sent.startswith(FIRST) + 1)]
+            with suppress(ConnectionError):
+                connection.sendall(SECOND[20:] + SECOND)
+            assert list(answers(connection)) == [], (sent, first)
+
+    assert [one.target for one in run.service.seen[before:]] == ["/orders/open"] * 2
+
+
+CHUNKED = post(b"Transfer-Encoding: chunked\r\n").replace(b"@PATH@", OPEN)
+BODY_FAULTS = {
+    "a size": b"5\r\nhello\r\n3\nabc\r\n0\r\n\r\n",
+    "the last size": b"5\r\nhello\r\n0\n\r\n",
+    "CR in a size": b"5\r\nhello\r\n3\r3\r\nabc\r\n0\r\n\r\n",
+    "an extension": b"5\r\nhello\r\n3;a=b\nabc\r\n0\r\n\r\n",
+    "CR in an extension": b"5\r\nhello\r\n3;a\rb\r\nabc\r\n0\r\n\r\n",
+    "the end of a chunk": b"5\r\nhello\n0\r\n\r\n",
+    "CR at the end of a chunk": b"5\r\nhello\r0\r\n\r\n",
+    "a byte behind a chunk": b"5\r\nhelloX\r\n0\r\n\r\n",
+    "a trailer": b"5\r\nhello\r\n0\r\na: b\nc: d\r\n\r\n",
+    "CR in a trailer": b"5\r\nhello\r\n0\r\na: b\rc: d\r\n\r\n",
+    "a folded trailer": b"5\r\nhello\r\n0\r\na: b\r\n c\r\n\r\n",
+    "the last line": b"5\r\nhello\r\n0\r\na: b\r\n\n",
+}
+
+
+@pytest.mark.parametrize("name", BODY_FAULTS)
+def test_a_fault_in_a_body_ends_its_request_wherever_the_bytes_are_cut_in_two(run: Run, name: str) -> None:
+    """Its service may have begun to read it, and never sees the end of it, nor a byte that the client did not send."""
+    sent = CHUNKED + BODY_FAULTS[name]
+    before = len(run.service.seen)
+
+    found = {at: cut(run.rig, sent + SECOND, at) for at in range(len(CHUNKED), len(sent))}
+
+    assert found == {at: [400] for at in found}
+    arrived = run.service.seen[before:]
+    assert [one for one in arrived if one.whole] == []
+    assert {b"helloabc".startswith(one.body) for one in arrived} <= {True}
+
+
+def test_behind_a_fault_in_a_body_nothing_is_read(run: Run) -> None:
+    """Neither what came with it nor what comes later, which may look like the rest of a chunk."""
+    before = len(run.service.seen)
+    for body in BODY_FAULTS.values():
+        pieces = [CHUNKED + body[:8], body[8:] + SECOND, b"llo\r\n0\r\n\r\n" + SECOND]
+        with in_pieces(run.rig, *pieces) as connection:
+            assert [answer.status for answer in answers(connection)] == [400], body
+
+    assert [one for one in run.service.seen[before:] if one.whole] == []
+
+
+def test_a_body_that_began_earlier_is_answered_before_a_fault_behind_it(run: Run) -> None:
+    before = len(run.service.seen)
+    pieces = [CHUNKED + b"5\r\nhel", b"lo\r\n0\r\n\r\n" + FAULTY[0].sent.replace(b"@PATH@", OPEN) + SECOND]
+
+    with in_pieces(run.rig, *pieces) as connection:
+        assert [answer.status for answer in answers(connection)] == [200, 400]
+    assert [one.body for one in run.service.seen[before:]] == [b"hello"]
+
+
+def test_http_2_is_known_wherever_its_bytes_are_cut_in_two(run: Run) -> None:
+    """From the twelve bytes on that Envoy knows it by. A cut before them is answered by its HTTP/1.1."""
+    names = {":method": "GET", ":scheme": "http", ":authority": "shop", ":path": "/orders/open", "x-case": "http2"}
+
+    def told(at: int) -> bytes | None:
+        client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+        client.initiate_connection()
+        client.send_headers(1, [*names.items()], end_stream=True)
+        sent = client.data_to_send()
+        with in_pieces(run.rig, sent[:at], sent[at:]) as connection:
+            while received := connection.recv(65_536):
+                for event in client.receive_data(received):
+                    if isinstance(event, h2.events.ResponseReceived):
+                        return dict(event.headers)[b":status"]
+        return None
+
+    assert {at: told(at) for at in range(12, 40)} == dict.fromkeys(range(12, 40), b"200")
+
+
+def cut(rig: Rig, sent: bytes, at: int) -> list[int]:
+    """The statuses of what is answered when the bytes come in two pieces, up to the one that says that it is the last."""
+    found = []
+    with in_pieces(rig, sent[:at], sent[at:]) as connection:
+        for answer in answers(connection):
+            found.append(answer.status)
+            if answer.headers.get("connection") == "close":
+                break
+    return found
+
+
+@contextmanager
+def in_pieces(rig: Rig, *pieces: bytes) -> Iterator[socket.socket]:
+    """A connection on which each piece is sent after Envoy has read those before it."""
+    before, size = received(rig), 0
     with socket.create_connection(("127.0.0.1", rig.listener.port), timeout=20) as connection:
-        connection.sendall(sent[:at])
-        until_sync(lambda: received(rig) >= before + at, what="Envoy to read")
-        with suppress(ConnectionError):
-            connection.sendall(sent[at:])
-        return [answer.status for answer in answers(connection, enough)]
+        for piece in pieces:
+            until_sync(partial(_has_received, rig, before + size), what="Envoy to read")
+            with suppress(ConnectionError):
+                connection.sendall(piece)
+            size += len(piece)
+        yield connection
+
+
+def _has_received(rig: Rig, size: int) -> bool:
+    return received(rig) >= size
 
 
 def received(rig: Rig) -> int:
@@ -327,12 +465,15 @@ def received(rig: Rig) -> int:
 
 
 def test_a_flood_of_pipelined_requests_is_answered_in_order_and_none_twice(run: Run) -> None:
-    """Where a request is cut by the end of what was read, the connection ends after the answers before it."""
-    flood = b"".join(get(line=b"GET /orders/items/%d HTTP/1.1\r\n" % number) for number in range(600))
+    """Where a request is cut by the end of what was read, or more is behind the first one than is looked at for it, the
+    connection ends after the answers before that.
+    """
+    flood = b"".join(get(line=b"GET /orders/items/%d HTTP/1.1\r\n" % number) for number in range(2000))
     before = len(run.service.seen)
-    found = exchange(run.rig.listener.port, flood.replace(b"@CASE@", b"flood"), enough=600)
+    found = exchange(run.rig.listener.port, flood.replace(b"@CASE@", b"flood"), enough=2000)
 
     assert {answer.status for answer in found} == {200}
+    assert [answer.headers.get("connection") for answer in found] == [None] * (len(found) - 1) + ["close"]
     arrived = [one.target for one in run.service.seen[before:]]
     assert arrived == [f"/orders/items/{number}" for number in range(len(found))]
 

@@ -33,6 +33,7 @@ from atoll.gateway.xds import tls
 from tests.support.gateway import Rig, contract, gateway, known, load, replica, upstreams
 from tests.support.http3 import get as http3_get
 from tests.support.ports import free_port
+from tests.support.raw import answers
 from tests.support.tls import Files
 from tests.support.tokens import Mint
 from tests.support.waiting import until
@@ -166,6 +167,29 @@ def test_ciphers_without_forward_secrecy_or_authentication_are_refused(shop: Sho
 
     with pytest.raises(ssl.SSLError, match="handshake failure"), shop.connection(context):
         pass
+
+
+@pytest.mark.parametrize("fault", [b"\nc: d", b"\r\n c: d"], ids=["LF", "fold"])
+def test_a_fault_behind_a_good_request_is_refused_in_tls_too(shop: Shop, fault: bytes) -> None:
+    good = b"GET /orders/search HTTP/1.1\r\nHost: localhost\r\na: b%s\r\n\r\n"
+
+    with shop.connection() as secured:
+        secured.sendall(good % b"" + good % fault + good % b"")
+        assert [answer.status for answer in answers(secured)] == [200, 400]
+
+
+@pytest.mark.parametrize(("spoken", "statuses"), [(["http/1.1"], [400]), ([], [])], ids=["chosen", "not chosen"])
+def test_what_only_begins_like_http_2_is_answered_by_nobody(shop: Shop, spoken: list[str], statuses: list[int]) -> None:
+    """The filter before Envoy's reader lets it pass. Where HTTP/1.1 was chosen, Envoy knows no such method."""
+    context = shop.files.trusting()
+    if spoken:
+        context.set_alpn_protocols(spoken)
+
+    with shop.connection(context) as secured:
+        secured.sendall(b"PRI * HTTP/2.0\r\nHost: a\r\n\r\nGET /orders/search HTTP/1.1\nHost: localhost\n\n")
+        received = b"".join(iter(lambda: secured.recv(65_536), b""))
+
+    assert [int(line.split()[1]) for line in received.splitlines() if line.startswith(b"HTTP/1.1 ")] == statuses
 
 
 def test_http_2_is_chosen_where_a_client_offers_it(shop: Shop) -> None:

@@ -56,6 +56,8 @@ REASONS = (
     ("request_header_timeout", "'the headers did not arrive in time'"),
     ("request_payload", "'the body is larger than the gateway takes'"),
     ("downstream_", "'the client went away'"),
+    ("http1.codec_error", "'the bytes are not an HTTP/1.1 request'"),
+    ("http1.", "'the request is refused: ' + response.code_details.replace('http1.', '').replace('_', ' ')"),
     ("lua_response", _KEY),
     ("local_rate_limited", f"'ratelimit-limit' in response.headers ? {_MORE} : {_FLOOD}"),
 )
