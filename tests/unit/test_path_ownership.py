@@ -91,7 +91,7 @@ def test_whom_a_mirror_asks_may_have_the_prefix_and_the_paths_of_whom_clients_as
         f'{MANIFEST}[services.orders_next]\nprefix = "/orders"\n[gateway.mirrors.next]\nfrom = "orders"\nto = "orders_next"\n'
     )
     system = parse(mirrored, Path("atoll.toml"))
-    paths = {"/orders/{id}": GET, "/orders/history/{year}": GET}
+    paths = {"/orders/{id}": GET, "/orders/history/{year}": {"get": {"operationId": "year"}}}
 
     check(system, {"orders_next": contract("orders_next", paths), "orders": contract("orders", {"/orders/{id}": GET})})
 

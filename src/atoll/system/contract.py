@@ -12,13 +12,14 @@ address is the bus subject (`event.orders.order_placed.{partition}`), with `x-at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from atoll.errors import SystemMistake
+from atoll.system.access import access
 from atoll.system.rates import Rate
 
 __all__ = [
@@ -45,6 +46,13 @@ _READ_WHOLE = {"application/json", "application/x-www-form-urlencoded"}
 # Envoy's clock for requests counts these, and 0 of them is no timeout at all.
 _LEAST_S = 0.001
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options")
+# What may be said with keys of our own, by where it stands. Another one is a mistake: it would protect nothing.
+_OF_DOCUMENT = ("protocol",)
+_OF_OPERATION = (
+    *("timeout-s", "streaming", "body-limit-bytes", "idempotent", "repeatable", "upgrade", "try-timeout-s", "rate-limit"),
+)
+_OF_CHANNEL = ("key", "partitions")
+_OF_EVENT_HANDLER = ("alone",)
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -141,6 +149,7 @@ def _parse(document: dict[str, Any]) -> Contract:
     if document["format"] != 1:
         raise ValueError(f"format is {document['format']!r}; this atoll reads format 1")
     asyncapi = document.get("asyncapi") or {}
+    _check_events(asyncapi)
     return Contract(
         service=document["service"],
         digest=hashlib.sha256(canonical(document)).hexdigest()[:16],
@@ -162,35 +171,64 @@ def _one_of(part: Mapping[str, Any], name: str, *choices: str) -> Any:
     return value
 
 
-def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
-    paths = (openapi.get("paths") or {}).items()
-    return tuple(_operation(path, method, item[method]) for path, item in paths for method in _METHODS if method in item)
-
-
-def _operation(path: str, method: str, one: Mapping[str, Any]) -> Operation:
-    """Raises ValueError that names the operation when a value of it is wrong."""
-    security = one.get("security", [{"token": []}])
-    scopes = security[0].get("token", []) if security else []
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says of what is wrong where it stands."""
     try:
-        return Operation(
-            id=one.get("operationId", f"{method}_{path}"),
-            method=method.upper(),
-            path=path,
-            public=not security,
-            scope=scopes[0] if scopes else None,
-            timeout_s=seconds_of(one, "x-atoll-timeout-s"),
-            streaming=bool(one.get("x-atoll-streaming", False)),
-            body_limit_bytes=bytes_of(one, "x-atoll-body-limit-bytes"),
-            idempotent=bool(one.get("x-atoll-idempotent", False)),
-            repeatable=bool(one.get("x-atoll-repeatable", False)),
-            websocket=_one_of(one, "x-atoll-upgrade", "", "websocket") == "websocket",
-            try_timeout_s=seconds_of(one, "x-atoll-try-timeout-s"),
-            rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
-            whole_body=_whole_body(one),
-            cache=_cache(one),
-        )
+        yield
     except ValueError as error:
-        raise ValueError(f"{method.upper()} {path}: {error}") from error
+        raise ValueError(f"{what}: {error}") from error
+
+
+def _flag(part: Mapping[str, Any], name: str) -> bool:
+    value = part.get(name, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, not true or false")
+    return value
+
+
+def _check_keys(part: Mapping[str, Any], known: tuple[str, ...] = ()) -> None:
+    for key in part:
+        if key.lower().startswith("x-atoll") and key.removeprefix("x-atoll-") not in known:
+            names = ", ".join(f"x-atoll-{one}" for one in known) or "none"
+            raise ValueError(f"{key} means nothing here; keys of that kind here: {names}")
+
+
+def _check_events(asyncapi: Mapping[str, Any]) -> None:
+    _check_keys(asyncapi)
+    for kind, known in (("channels", _OF_CHANNEL), ("operations", _OF_EVENT_HANDLER)):
+        for name, part in (asyncapi.get(kind) or {}).items():
+            with _named(f"{kind[:-1]} {name}"):
+                _check_keys(part, known)
+
+
+def _check_operation(method: str, operation: Mapping[str, Any]) -> None:
+    _check_keys(operation, _OF_OPERATION)
+    id = operation.get("operationId", "-")
+    if not isinstance(id, str) or not id:
+        raise ValueError(f"operationId is {id!r}, not a text")
+    if "x-atoll-upgrade" in operation and method != "get":
+        raise ValueError("x-atoll-upgrade stands at something else than a get: a WebSocket begins as one")
+
+
+def _operations(openapi: Mapping[str, Any]) -> tuple[Operation, ...]:
+    _check_keys(openapi, _OF_DOCUMENT)
+    ids: dict[str, str] = {}
+    found = []
+    for path, item in (openapi.get("paths") or {}).items():
+        with _named(path):
+            _check_keys(item)
+        for method in _METHODS:
+            if method not in item:
+                continue
+            what = f"{method.upper()} {path}"
+            with _named(what):
+                _check_operation(method, item[method])
+                operation = _operation(method, path, item[method], openapi)
+                if (other := ids.setdefault(operation.id, what)) != what:
+                    raise ValueError(f"the operationId {operation.id} is that of {other} already")
+            found.append(operation)
+    return tuple(found)
 
 
 def seconds_of(part: Mapping[str, Any], name: str) -> float | None:
@@ -209,6 +247,27 @@ def bytes_of(part: Mapping[str, Any], name: str) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _BODY_LIMIT_MOST_BYTES):
         return value
     raise ValueError(f"{name} is {value!r}, not a whole number of bytes from 1 to {_BODY_LIMIT_MOST_BYTES}")
+
+
+def _operation(method: str, path: str, one: Mapping[str, Any], openapi: Mapping[str, Any]) -> Operation:
+    who = access(one, openapi)
+    return Operation(
+        id=one.get("operationId", f"{method}_{path}"),
+        method=method.upper(),
+        path=path,
+        public=who.public,
+        scope=who.scope,
+        timeout_s=seconds_of(one, "x-atoll-timeout-s"),
+        streaming=_flag(one, "x-atoll-streaming"),
+        body_limit_bytes=bytes_of(one, "x-atoll-body-limit-bytes"),
+        idempotent=_flag(one, "x-atoll-idempotent"),
+        repeatable=_flag(one, "x-atoll-repeatable"),
+        websocket=_one_of(one, "x-atoll-upgrade", "", "websocket") == "websocket",
+        try_timeout_s=seconds_of(one, "x-atoll-try-timeout-s"),
+        rate_limit=Rate.parse(one["x-atoll-rate-limit"]) if "x-atoll-rate-limit" in one else None,
+        whole_body=_whole_body(one),
+        cache=_cache(one),
+    )
 
 
 def _whole_body(operation: Mapping[str, Any]) -> bool:
@@ -269,5 +328,5 @@ def _consumed(asyncapi: Mapping[str, Any]) -> tuple[Subscription, ...]:
     for operation in (asyncapi.get("operations") or {}).values():
         if operation["action"] == "receive":
             source, event, _channel = _address(asyncapi, operation)
-            found.append(Subscription(source, event, bool(operation.get("x-atoll-alone", False))))
+            found.append(Subscription(source, event, _flag(operation, "x-atoll-alone")))
     return tuple(found)
