@@ -25,6 +25,7 @@ from atoll import (
     Service,
     Settings,
     Transaction,
+    WebSocket,
 )
 from atoll.errors import SystemMistake
 from atoll.service.operations import From, Operation
@@ -394,3 +395,61 @@ def test_a_rate_limit_is_read_and_one_that_is_none_names_its_line() -> None:
         with pytest.raises(SystemMistake, match=r'a rate like "10/s"') as caught:
             Operation.derive("POST", "/orders", place, {"rate_limit": wrong})
         assert caught.value.where.startswith(__file__)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "hint"),
+    [
+        ({"scop": "orders:write"}, "place: there is no option scop=", "did you mean scope=?"),
+        ({"ratelimit": "10/s"}, "place: there is no option ratelimit=", "did you mean rate_limit=?"),
+        ({"secret": True}, "place: there is no option secret=", "options: body_limit_bytes, cache, id"),
+        ({"message_limit_bytes": 5}, "place: there is no option message_limit_bytes=", ""),
+        ({"public": "no"}, "place: public='no'", "Expected `bool`"),
+        ({"public": None}, "place: public=None", "Expected `bool`"),
+        ({"scope": ""}, "place: scope=''", 'one scope, like "orders:write"'),
+        ({"scope": "orders:read orders:write"}, "place: scope='orders:read orders:write'", "one scope"),
+        ({"scope": ["orders:write"]}, "place: scope=['orders:write']", "one scope"),
+        ({"scope": None}, "place: scope=None", "one scope"),
+        ({"timeout_s": "5"}, "place: timeout_s='5'", "Expected `float`"),
+        ({"body_limit_bytes": "10MB"}, "place: body_limit_bytes='10MB'", "Expected `int`"),
+        ({"streaming": 1}, "place: streaming=1", "Expected `bool`"),
+        ({"repeatable": "yes"}, "place: repeatable='yes'", "Expected `bool`"),
+        ({"status": "201"}, "place: status='201'", "Expected `int`"),
+        ({"tags": "orders"}, "place: tags='orders'", "Expected `array`"),
+        ({"raises": ValueError}, "place: raises=<class 'ValueError'>", "a list of classes"),
+        ({"raises": [ValueError]}, "place: raises=[<class 'ValueError'>]", "a list of classes"),
+        ({"id": ""}, "place: id=''", "a name"),
+        ({"try_timeout_s": 2.0}, "place: try_timeout_s= means nothing here", "repeatable=True"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_refused_where_it_stands(options: Any, said: str, hint: str) -> None:
+    def declare() -> None:
+        @Service("orders").post("/orders", **options)
+        async def place() -> None: ...
+
+    refused = mistake(declare)
+    assert refused.where.startswith(f"{__file__}:")
+    assert refused.detail.startswith(said)
+    assert refused.hint.startswith(hint)
+
+
+def test_a_websocket_has_options_of_its_own() -> None:
+    def declare(**options: Any) -> SystemMistake:
+        def socket() -> None:
+            @Service("orders").websocket("/orders", **options)
+            async def live(socket: WebSocket) -> None: ...
+
+        return mistake(socket)
+
+    assert declare(timeout_s=5).detail == "live: there is no option timeout_s="
+    assert declare(message_limit_bytes="1k").detail == "live: message_limit_bytes='1k'"
+
+
+def test_a_key_is_not_accepted_by_itself_where_a_database_may_be_changed_beside_the_transaction() -> None:
+    async def both(tx: Transaction, database: atoll.sqlite.Database) -> None: ...
+    async def one(tx: Transaction) -> None: ...
+
+    assert Operation.derive("POST", "/orders", one, {}).idempotency_key == "accepted"
+    assert Operation.derive("POST", "/orders", both, {}).idempotency_key == "ignored"
+    assert Operation.derive("POST", "/orders", both, {"idempotency_key": "accepted"}).idempotency_key == "accepted"

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from atoll.delivery.handling import Delivery
 from atoll.errors import AtollError, SystemMistake
 from atoll.service import annotations as types
+from atoll.service.options import check_options
 from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
 from atoll.service.principal import Principal
 from atoll.service.settings import Settings
@@ -94,10 +95,10 @@ class Options(TypedDict, total=False):
     instead of 1 MiB. `rate_limit`: how often one client may ask it, "10/s", "600/min", "5/h"; the gateway answers 429 beyond
     it. `streaming`: the answer has no end, so the gateway must not time it. `id`: instead of the function's name. `tags`: for
     the API page. `idempotency_key`: what becomes of that header, see `repeats`; a POST or PATCH with a transaction accepts
-    it unless this says otherwise. `cache`: how long the answer of a GET may be kept, see `caching`: "60s", "5min", "1h",
-    "1d"; "0s" is kept but asked for every time. `repeatable`: done twice it is the same as done once, so the gateway may
-    send a request again whose answer was lost, as it does with every GET. `try_timeout_s`: after so long it gives up a try
-    for another.
+    it unless this says otherwise, or its handler takes a Database too: what is done through that, no key covers. `cache`:
+    how long the answer of a GET may be kept, see `caching`: "60s", "5min", "1h", "1d"; "0s" is kept but asked for every
+    time. `repeatable`: done twice it is the same as done once, so the gateway may send a request again whose answer was
+    lost, as it does with every GET. `try_timeout_s`: after so long it gives up such a try for another.
     """
 
     scope: str
@@ -164,6 +165,7 @@ class Operation(msgspec.Struct, frozen=True):
         cls, path: str, handler: Callable[..., Any], options: SocketOptions, names: Mapping[str, Any] | None = None
     ) -> Operation:
         """A GET that becomes a WebSocket. Raises SystemMistake."""
+        check_options(options, SocketOptions, handler.__name__, declared_at(handler))
         shared: Any = {name: value for name, value in options.items() if name != "message_limit_bytes"}
         opening = cls.derive("GET", path, handler, shared, names)
         limit_bytes = options.get("message_limit_bytes", MESSAGE_LIMIT_BYTES)
@@ -177,6 +179,7 @@ class Operation(msgspec.Struct, frozen=True):
     ) -> Operation:
         """`names` are the caller's locals, for annotations that only it knows. Raises SystemMistake."""
         where = declared_at(handler)
+        check_options(options, Options, handler.__name__, where)
         hints = hints_of(handler, names)
         in_path = _parameters_of(path, where)
         arguments = tuple(
@@ -207,7 +210,7 @@ class Operation(msgspec.Struct, frozen=True):
             try_timeout_s=options.get("try_timeout_s"),
         )
         _check(operation, in_path)
-        if "idempotency_key" not in options and not _unkept(operation):
+        if "idempotency_key" not in options and not _unkept(operation) and operation.one(From.DATABASE) is None:
             return replace(operation, idempotency_key="accepted")
         return operation
 
@@ -621,9 +624,17 @@ def _check_numbers(operation: Operation) -> None:
 
 
 def _check_tries(operation: Operation) -> None:
-    """A try that may take as long as the whole operation would leave no time for another."""
+    """A try that may take as long as the whole operation would leave no time for another, if there may be another at all."""
+    if operation.try_timeout_s is None:
+        return
+    if operation.method != "GET" and not operation.repeatable:
+        raise SystemMistake(
+            f"{operation.handler.__name__}: try_timeout_s= means nothing here: its requests are not sent again while one runs",
+            where=operation.where,
+            hint="repeatable=True, if done twice it is the same as done once; or leave try_timeout_s= out",
+        )
     most = operation.timeout_s or BUDGETS.handler_s
-    if operation.try_timeout_s is not None and not 0 < operation.try_timeout_s < most:
+    if not 0 < operation.try_timeout_s < most:
         raise SystemMistake(
             f"{operation.handler.__name__}: try_timeout_s={operation.try_timeout_s:g} leaves no time for a second try",
             where=operation.where,
