@@ -140,6 +140,36 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ('format = 1\nname = "s"\n[gateway]\npublic_url = "http://a"\n[gateway.tls]\n', 4, "begins with http://", "https://"),
         ('format = 1\nname = "s"\n[services.a]\nkind = "simulator"\nconcurrency = 1\n', 5, "is a simulator", ""),
         *(
+            (f'format = 1\nname = "s"\n[gateway]\npublic_url = "{url}"\n', 4, said, "")
+            for url, said in [
+                ("https://x:99999", "a port from 1 to 65535"),
+                ("https://x:0", "a port from 1 to 65535"),
+                ("https://[::g]", "must be a URL like https://shop.example"),
+                ("https://[1:2]", "must have a host"),
+                ("https://ada:pw@shop.example", "must be a URL like"),
+                ("https://shop.example?x=1", "must be a URL like"),
+                ("https://shop.example/a?x=1", "must be a URL like"),
+                ("https://shop.example/#top", "must be a URL like"),
+                ("https://shop.example/..", "must be a URL like"),
+            ]
+        ),
+        *(
+            (f'format = 1\nname = "s"\n[services.a]\nprefix = "{prefix}"\n', 4, "a path like /orders", "")
+            for prefix in ("/..", "/.", "/a/../b", "/a/./b", "/a/..", "a", "/a/")
+        ),
+        (
+            'format = 1\nname = "s"\n[gateway]\nfallback = "a"\n[services.a]\nkind = "simulator"\ncommand = ["x"]\n',
+            4,
+            "a is a simulator: nothing reaches it through the gateway",
+            "name a service",
+        ),
+        (
+            'format = 1\nname = "s"\n[services.a.canary]\nfolder = "b"\n[services.a-canary]\ncommand = ["x"]\ncontract = "c"\n',
+            5,
+            "a-canary is what the canaries of a are called",
+            "another name",
+        ),
+        *(
             (f'format = 1\nname = "s"\n[services.a]\n[services.b]\n[services.c]\n[gateway]\nfallback = "c"\n{table}', *rest)
             for table, *rest in [
                 ("[gateway.mirrors.m]\n", 8, "does not say whose answers clients get", 'from = "NAME"'),
@@ -171,6 +201,18 @@ def test_an_environment_changes_only_what_it_names() -> None:
         (CORP + 'audience = "a"\nissuer = "http://corp.example"\n', 3, "fetched without TLS", "https://"),
         (CORP + GOOD + 'jwks_url = "http://corp.example/keys"\n', 3, "fetched without TLS", "https://"),
         (CORP + GOOD + 'jwks_url = "https://x/k"\njwks_file = "k"\n', 7, "either `jwks_url` or `jwks_file`", "remove one"),
+        *(
+            (CORP + f'audience = "a"\nissuer = "{issuer}"\n', 5, said, "")
+            for issuer, said in [
+                ("http://localhost:1@evil.example", "must be a URL"),
+                ("https://ada@corp.example/", "must be a URL"),
+                ("https://corp.example/?x=1", "must be a URL"),
+                ("https://corp.example:70000/", "a port from 1 to 65535"),
+                ("http://localhost:8080/auth", "the issuer of this system's own tokens"),
+            ]
+        ),
+        (CORP + GOOD + 'jwks_url = "http://localhost:1@evil.example/keys"\n', 6, "must be a URL", ""),
+        (CORP + GOOD + "[auth.providers.twin]\n" + GOOD, 7, "twin and corp are the same issuer", "remove one of them"),
         (CORP + GOOD + 'scope_claim = "a b"\n', 6, "the name of a claim", ""),
         (CORP + GOOD + '[auth.providers.corp.grants]\nx = "orders:read"\n', 7, "a list of scopes", ""),
         (CORP + "key = 1\n", 4, "unknown key `key`", "audience, fetch_every_s, grants, issuer"),
@@ -283,3 +325,19 @@ def test_the_manifest_is_found_from_a_folder_below_it(tmp_path: Path) -> None:
     assert files.find(below) == tmp_path
     with pytest.raises(SystemMistake, match=r"no atoll\.toml"):
         files.find(Path("/"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://shop.example", "https://shop.example:8443/app/v1", "http://localhost:8080", "http://[::1]:80", "https://a_b/.x"],
+)
+def test_what_clients_may_type(url: str) -> None:
+    assert shop(f'format = 1\nname = "s"\n[gateway]\npublic_url = "{url}"\n').gateway.url == url
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://corp.example/", "http://localhost:9000/realms/a", "http://[::1]:9000", "http://127.0.0.1:1/"]
+)
+def test_an_issuer_is_trusted_over_tls_or_on_this_machine(issuer: str) -> None:
+    keys = 'jwks_url = "https://keys.example/k?p=b2c"\n'
+    assert shop(CORP + f'issuer = "{issuer}"\naudience = "a"\n{keys}').auth.options["providers"]["corp"]["issuer"] == issuer

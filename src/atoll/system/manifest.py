@@ -9,6 +9,7 @@ import keyword
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -287,6 +288,19 @@ def _matching(pattern: str, meaning: str) -> Check:
     return check
 
 
+def _located(pattern: str, meaning: str) -> Check:
+    """A URL that can be split: its port is one, and what stands in brackets is an address."""
+    matching = _matching(pattern, meaning)
+
+    def check(value: Any) -> str:
+        wrong = matching(value)
+        with suppress(ValueError):
+            return wrong or ("" if urlsplit(value).port != 0 else f"must have a port from 1 to 65535, not {_shown(value)}")
+        return f"must have a host, and a port from 1 to 65535 or none, not {_shown(value)}"
+
+    return check
+
+
 def _whole(low: int, high: int) -> Check:
     def check(value: Any) -> str:
         fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -375,8 +389,12 @@ class _Table:
     names: Check = _text
 
 
-_PREFIX = _matching(r"/|(/[A-Za-z0-9._~-]+)+", "a path like /orders, or /")
-_URL = _matching(r"https?://[^/\s]+(/[^/\s]+)*", "a URL like https://shop.example, without a slash at its end")
+# No dot segments: requests for them never arrive, because a path is normalised before it is matched.
+_SEGMENTS = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+"
+_PREFIX = _matching(rf"/|{_SEGMENTS}", "a path like /orders, or /")
+# No user before the host: `http://localhost:1@evil` is a URL of evil.
+_AUTHORITY = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+_URL = _located(rf"{_AUTHORITY}({_SEGMENTS})?", "a URL like https://shop.example, without a slash at its end")
 _COLLECTOR = _matching(
     r"http://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", "a URL like http://127.0.0.1:4318, without TLS and path"
 )
@@ -386,7 +404,7 @@ _MIRROR = _Table(
     {
         "from": _NAME,
         "to": _NAME,
-        "paths": _each(r"(/[A-Za-z0-9._~-]+)+", 'paths, like ["/reviews"]'),
+        "paths": _each(_SEGMENTS, 'paths, like ["/reviews"]'),
         "share": _number(0, 1),
         "unsafe": _each(r"(POST|PUT|PATCH|DELETE) /\S*", 'operations, like ["POST /reviews"]'),
         "ignore": _each(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+|body:(/.*)?", 'rules, like ["header:etag", "body:/items/*/id"]'),
@@ -437,9 +455,9 @@ _USER = _Table({"password": _text, "scopes": _scopes})
 _CLIENT = _Table({"secret": _text, "scopes": _scopes})
 _PROVIDER = _Table(
     {
-        "issuer": _matching(r"https?://\S+", "a URL, letter for letter as the tokens have it"),
+        "issuer": _located(rf"{_AUTHORITY}(/[^\s?#]*)?", "a URL, letter for letter as the tokens have it"),
         "audience": _text,
-        "jwks_url": _matching(r"https?://\S+", "a URL"),
+        "jwks_url": _located(rf"{_AUTHORITY}(/[^\s?#]*)?(\?[^\s#]*)?", "a URL"),
         "jwks_file": _text,
         "scope_claim": _matching(
             r"[A-Za-z0-9_:-]+(\.[A-Za-z0-9_:-]+)*", "the name of a claim, or a path like realm_access.roles"
@@ -578,6 +596,7 @@ class _Reader:
 
     def auth(self, table: Mapping[str, Any]) -> AuthSpec:
         spec = _auth(table, self.path.parent)
+        issuers: dict[str, str] = {}
         for name, provider in spec.options.get("providers", {}).items():
             at = ("auth", "providers", name)
             for key in ("issuer", "audience"):
@@ -587,6 +606,9 @@ class _Reader:
                 raise self.mistake((*at, "jwks_file"), "a provider has either `jwks_url` or `jwks_file`", "remove one of them")
             if not _trustworthy(provider["issuer"]) or not _trustworthy(provider.get("jwks_url", "https:")):
                 raise self.mistake(at, f"the keys of {name} would be fetched without TLS", "use https:// URLs")
+            if (other := issuers.setdefault(provider["issuer"], name)) != name:
+                detail = f"{name} and {other} are the same issuer, so nobody could say whose rules hold for its tokens"
+                raise self.mistake((*at, "issuer"), detail, "remove one of them")
         return spec
 
     def overlay(self, environments: Mapping[str, Any], document: Mapping[str, Any], chosen: str) -> Mapping[str, Any]:
@@ -669,9 +691,24 @@ class _Reader:
         if system.gateway.fallback and system.gateway.fallback not in names:
             hint = f"services here: {', '.join(sorted(names)) or 'none'}"
             raise self.mistake(("gateway", "fallback"), f"there is no service {system.gateway.fallback!r}", hint)
+        self.check_roles(system)
         self.check_cors(system.gateway.cors)
         self.check_mirrors(system)
         self.check_prefixes([spec for spec in system.services if spec.kind != "simulator" and spec.name not in system.seconds])
+
+    def check_roles(self, system: System) -> None:
+        """What stands in one table, and means a service of another."""
+        for spec in system.services:
+            if spec.kind == "simulator" and spec.name == system.gateway.fallback:
+                detail = f"{spec.name} is a simulator: nothing reaches it through the gateway"
+                raise self.mistake(("gateway", "fallback"), detail, "name a service, or leave `fallback` out")
+            if spec.canary and f"{spec.name}-canary" in {other.name for other in system.services}:
+                detail = f"{spec.name}-canary is what the canaries of {spec.name} are called"
+                raise self.mistake(("services", f"{spec.name}-canary"), detail, "choose another name for the service")
+        for name, provider in system.auth.options.get("providers", {}).items():
+            if provider["issuer"] == system.issuer:
+                detail = f"the provider {name} has the issuer of this system's own tokens"
+                raise self.mistake(("auth", "providers", name, "issuer"), detail, "other issuers only stand here")
 
     def check_mirrors(self, system: System) -> None:
         for number, mirror in enumerate(system.gateway.mirrors):
@@ -754,7 +791,8 @@ def _canary(folder: Path, table: Mapping[str, Any]) -> CanarySpec:
 
 def _trustworthy(url: str) -> bool:
     """Whoever can change what is fetched there issues tokens that open this system. On this machine nobody else can."""
-    return url.startswith(("https:", "http://localhost:", "http://127.0.0.1:", "http://[::1]:"))
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in _OWN_NAMES
 
 
 def _auth(table: Mapping[str, Any], folder: Path) -> AuthSpec:
