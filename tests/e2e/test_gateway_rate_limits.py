@@ -130,6 +130,28 @@ async def test_an_operation_without_a_limit_says_nothing_of_limits(shop: Shop) -
     assert not [name for name in answer.headers if "ratelimit" in name or name == "retry-after"]
 
 
+async def test_a_service_that_has_headers_of_that_name_does_not_change_what_is_told(shop: Shop) -> None:
+    names = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
+    own = "&".join(f"header-{prefix}{name}=77" for prefix in ("", "x-") for name in names)
+
+    limited = await shop.ask(f"/orders/open?size=1&{own}")
+    free = await shop.ask(f"/orders/free?size=1&{own}", "ada")
+
+    assert (limited.headers["ratelimit-limit"], limited.headers["ratelimit-remaining"]) == ("3", "2")
+    assert 0 < int(limited.headers["ratelimit-reset"]) <= 1201
+    assert [limited.headers.get(f"x-{name}") for name in names] == [None] * 3
+    assert [free.headers.get(f"{prefix}{name}") for prefix in ("", "x-") for name in names] == ["77"] * 6
+
+
+async def test_an_answer_for_which_no_bucket_was_asked_tells_nothing_of_a_limit(shop: Shop) -> None:
+    without_token = await shop.ask("/orders")
+    too_large = await shop.http.post(f"{shop.rig.url}/orders", content=b"x" * (1 << 21))
+
+    assert (without_token.status_code, too_large.status_code) == (401, 413)
+    for answer in (without_token, too_large):
+        assert [name for name in answer.headers if "ratelimit" in name] == []
+
+
 async def test_a_bucket_refills(shop: Shop) -> None:
     """Ten thousand a second: what is taken is back before the next answer can be read."""
     for _ in range(5):

@@ -108,6 +108,8 @@ def _limited(entry: Json, route: Route | None, limits: Limits) -> Json:
         entry["typed_per_filter_config"].update(rate_limit.per_route(route, limits))
     if told := rate_limit.shown(route, limits):
         entry["typed_per_filter_config"][rate_limit_headers.NAME] = rate_limit_headers.per_route(told)
+        if "route" in entry:
+            entry["response_headers_to_remove"] = [*rate_limit_headers.REPLACED]
     return entry
 
 
