@@ -99,6 +99,17 @@ def test_what_is_known_survives_a_restart() -> None:
     assert after == before
 
 
+def test_a_contract_that_can_no_longer_be_read_costs_nobody_else_anything() -> None:
+    """As after an upgrade to a version that takes less."""
+    what = known(contract("orders", {"/orders": {"get": {"x-atoll-timeout-s": 7}}}), contract("stock", {"/stock": {"get": {}}}))
+    saved = what.serialize().replace(b'"x-atoll-timeout-s":7', b'"x-atoll-timeout-s":0')
+
+    again = Known.parse(saved)
+
+    assert [one.service for one in again.contracts.values()] == ["stock"]
+    assert (again.system, again.keys) == (what.system, what.keys)
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", json.dumps({"system": 1}).encode()])
 def test_a_broken_file_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):

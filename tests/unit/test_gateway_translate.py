@@ -383,7 +383,7 @@ def test_a_contract_that_is_missing_from_the_bucket_is_a_fault() -> None:
 
     gateway = _translate(what)
 
-    assert gateway.faults == ("orders: the contract 0123456789abcdef is not in the bucket",)
+    assert gateway.faults == ("orders: the contract 0123456789abcdef is not in the bucket, or can't be read",)
     assert "orders.own" in _routes(gateway)
 
 

@@ -6,7 +6,8 @@ keeps what it had. Absence is never news: only a deletion marker takes a key awa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from atoll.errors import Malformed
+from atoll.errors import Malformed, SystemMistake
 from atoll.gateway.ir import Cors, Endpoint
 from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
@@ -214,11 +215,11 @@ class Known:
 
     @classmethod
     def parse(cls, body: bytes) -> Known:
-        """The inverse of `serialize`. Raises Malformed, SystemMistake."""
+        """The inverse of `serialize`, without contracts that can't be read any more. Raises Malformed."""
         saved = _decode(body, _Saved, "inputs.json")
         return cls(
             system=saved.system,
-            contracts={key: Contract.parse(one, where=key) for key, one in saved.contracts.items()},
+            contracts=dict(_readable(saved.contracts)),
             replicas=saved.replicas,
             listening_since=saved.listening_since,
             keys=KeySet.parse(bytes(saved.keys)),
@@ -243,6 +244,13 @@ def _instead(contract: Contract, left_out: LeftOut) -> Contract:
     if left_out.instead is None:
         return msgspec.structs.replace(contract, operations=())
     return msgspec.structs.replace(Contract.parse(left_out.instead), digest=contract.digest)
+
+
+def _readable(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Contract]]:
+    """An older version may have taken what this one does not."""
+    for key, document in documents.items():
+        with suppress(SystemMistake):
+            yield key, Contract.parse(document, where=key)
 
 
 def _without(entries: Mapping[str, _T], keys: Collection[str]) -> dict[str, _T]:

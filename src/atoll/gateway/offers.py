@@ -73,7 +73,7 @@ def _contracts(known: Known, name: str, entry: ServiceEntry, faults: list[str]) 
     for digest in (*running, *reversed(entry.digests)):
         contract, left_out = known.usable.get(f"{name}.{digest}"), known.left_out.get(f"{name}.{digest}")
         if contract is None:
-            faults.append(f"{name}: the contract {digest} is not in the bucket")
+            faults.append(f"{name}: the contract {digest} is not in the bucket, or can't be read")
         else:
             found.append(contract)
         if left_out:
