@@ -239,6 +239,26 @@ async def test_traffic_goes_on_without_controller_and_bus_and_nothing_is_forgott
     assert traffic.failures == []
 
 
+async def test_a_controller_that_knows_nothing_leaves_envoy_alone(world: World) -> None:
+    await world.announce(ORDERS, AUTH)
+    async with upstreams(world.folder, "orders-1") as (one,):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        world.controller.kill()
+        world.bus.kill()
+        Path(world.rig.folders.inputs).write_bytes(b"half of a fi")
+        world.controller = _controller(world.rig, world.admin.server.url("gateway", "pw-gateway"))
+        async with load(_get(world)) as traffic:
+            log = world.rig.root / "controller.log"
+            await until(lambda: "waiting for the bus" in log.read_text(), what="a controller without memory")
+            await traffic.reach(300)
+        assert traffic.failures == []
+        await _restart_bus_wiped(world)
+        await world.announce(NEWER, AUTH)
+        await world.register(NEWER, "orders-1", one)
+        await world.until_status(200, "/orders/new")
+
+
 async def _restart_bus_wiped(world: World) -> None:
     shutil.rmtree(world.admin.server.store)
     world.bus = _bus(world.folder)

@@ -106,6 +106,8 @@ class Controller:
     async def _take_over(self) -> None:
         """What is known now, unless that is done, or waits for its next try while only heartbeats come."""
         known = self.known
+        if not known.system.name:
+            return  # Nobody has said yet what the system is: Envoy goes on with what it has.
         if known.view == self._done or (self._retry and known.view == self._tried):
             return
         outcome = await self._installer.install(known)
