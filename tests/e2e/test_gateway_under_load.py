@@ -64,19 +64,13 @@ async def test_changes_of_replicas_and_routes_fail_no_request(tmp_path: Path, tw
     assert traffic.failures == []
 
 
-async def test_a_change_counts_within_a_tenth_of_a_second(tmp_path: Path, two: list[Upstream]) -> None:
-    """Measured from the decision to the first request that sees it; the bound here leaves room for a busy machine."""
+async def test_what_was_applied_counts(tmp_path: Path, two: list[Upstream]) -> None:
+    """How long that takes: `python -m benchmarks.gateway_scale 3 5`."""
     old, new = replica(ORDERS, "orders-1", two[0].address), replica(NEWER, "orders-1", two[0].address)
-    took = []
     async with gateway(tmp_path / "gateway", known(ORDERS, replicas=(old,))) as rig, httpx.AsyncClient() as http:
         for contracts, entry, status in [((ORDERS, NEWER), new, 200), ((ORDERS,), old, 404)] * 5:
-            begun = time.perf_counter()
             await rig.apply(known(*contracts, replicas=(entry,)))
             await _until_status(http, f"{rig.url}/orders/new/x" if status == 404 else f"{rig.url}/orders/new", status)
-            took.append((time.perf_counter() - begun) * 1000)
-
-    sys.stdout.write(f"route change applied in ms: {', '.join(f'{ms:.0f}' for ms in took)}\n")
-    assert sorted(took)[len(took) // 2] < 300
 
 
 async def _until_status(http: httpx.AsyncClient, url: str, status: int) -> None:
