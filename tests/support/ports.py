@@ -1,12 +1,14 @@
-"""Ports from the operating system."""
+"""Ports for servers that tests start, and may start again."""
 
 from __future__ import annotations
 
-import socket
+import random
+
+from atoll.host.ports import is_free, usable_range
+
+__all__ = ["free_port"]
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback that was free a moment ago, and that no outgoing connection takes while its server is away."""
+    return next(port for port in random.sample(usable_range(), 1000) if is_free(port))
