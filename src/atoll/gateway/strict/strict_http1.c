@@ -30,7 +30,8 @@ IMPORT(proxy_get_buffer_bytes) u32 get_bytes(u32 kind, u32 start, u32 size, u8 *
 IMPORT(proxy_set_buffer_bytes) u32 set_bytes(u32 kind, u32 start, u32 size, const u8 *with, u32 with_size);
 
 // Not read any more: UNREAD is not HTTP/1.1, what is left of an ENDING connection ends in nonsense that Envoy has not come
-// to yet, and an ENDED one's has come to it, so the rest is dropped.
+// to yet, and of an ENDED one nothing else than nonsense is left: also when Envoy was busy with the request before and is
+// shown it again.
 enum State { HEAD, BODY, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILER, UNREAD, ENDING, ENDED };
 enum Header { OTHER, LENGTH, CODING, UPGRADE };
 
@@ -267,7 +268,7 @@ EXPORT(proxy_on_downstream_data) u32 on_client_bytes(u32 id, u32 size, u32 ends)
   if (!c) return replace(size, NONSENSE, NONSENSE_SIZE);
   u8 begun = c->state;
   if (begun == UNREAD || begun == ENDING) return CONTINUE;
-  if (begun == ENDED) return replace(size, 0, 0);
+  if (begun == ENDED) return replace(size, NONSENSE, NONSENSE_SIZE);
   if ((begun == BODY || begun == CHUNK) && c->left > size) return c->left -= size, CONTINUE;
   if (get_bytes(CLIENT_BYTES, 0, size, &in.bytes, &count) != OK || count != size) return c->state = ENDED, PAUSE;
   c->behind = 0;
