@@ -26,9 +26,9 @@ CHAT = contract(
     },
 )
 ENDED = "session-that-was-ended"
-OWN = MINT.token(sub="mallory", scope="chat:join", sid="good")
-STOLEN = MINT.token(sub="victim", scope="chat:join", sid=ENDED)
-POOR = MINT.token(sub="victim", scope="", sid="another")
+OWN = MINT.lasting("mallory", "chat:join", sid="good")
+STOLEN = MINT.lasting("victim", "chat:join", sid=ENDED)
+POOR = MINT.lasting("victim", "", sid="another")
 SOCKET = (
     "connection: upgrade",
     "upgrade: websocket",

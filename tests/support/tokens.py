@@ -42,9 +42,9 @@ class Mint:
     def token(self, sub: str = "user-1", scope: str = "orders:read orders:write", **changes: Any) -> str:
         return sign(self.claims(sub, scope, **changes), self.key)
 
-    def lasting(self, sub: str = "user-1", scope: str = "orders:read orders:write") -> str:
+    def lasting(self, sub: str = "user-1", scope: str = "orders:read orders:write", **changes: Any) -> str:
         """Good for a day: for what is made when a module is imported, long before its test may run."""
-        return self.token(sub, scope, exp=int(time.time()) + 86_400)
+        return self.token(sub, scope, exp=int(time.time()) + 86_400, **changes)
 
     # what must be refused
 
