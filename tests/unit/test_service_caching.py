@@ -18,6 +18,7 @@ from atoll.service.caching import Answers, Entry
 from atoll.service.openapi import openapi_of
 from atoll.system.contract import Contract
 from tests.support.services import bearer, serving
+from tests.support.waiting import until
 
 
 class Filter(msgspec.Struct):
@@ -253,8 +254,7 @@ async def test_who_gives_up_while_it_makes_an_answer_takes_nobody_along() -> Non
 
     async with serving(service) as client:
         first = asyncio.create_task(client.get("/shelf"))
-        while not count.calls:
-            await asyncio.sleep(0)
+        await until(lambda: count.calls, what="the first to be in its handler")
         second = asyncio.create_task(client.get("/shelf"))
         for _ in range(20):
             await asyncio.sleep(0)
