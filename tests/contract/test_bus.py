@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from atoll.bus import jetstream
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.memory import Broker
 from atoll.bus.ports import MAX_PAYLOAD_BYTES, Bus, Interrupted, Message, Received, Source
@@ -233,6 +234,20 @@ async def test_a_waiting_pull_gets_an_event_as_soon_as_it_is_published(world: Wo
     await other.publish([message(1)])
 
     assert numbers(await waiting) == [1]
+
+
+async def test_a_steady_trickle_of_events_is_never_taken_for_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sends no heartbeats between events that come more often."""
+    monkeypatch.setattr(jetstream, "_HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(jetstream, "_GRACE_S", 0.6)
+    bus = await world.bus()
+    source = bus.source("orders", "payments")
+    await source.reset(1)
+
+    for number in range(12):
+        assert await source.pull(256, 0.1) == []
+        await bus.publish([message(number)])
+        assert numbers(await source.pull(256, 5.0)) == [number]
 
 
 async def source_idle(task: asyncio.Task[Any]) -> None:

@@ -18,7 +18,7 @@ __all__ = ["JetStreamBus", "JetStreamSource", "information"]
 logger = logging.getLogger("atoll.bus")
 
 _PULL_S = 4  # shorter than a lease: what a stopped holder asked for has expired when another takes over
-_HEARTBEAT_S = 1
+_HEARTBEAT_S = 1.0
 _GRACE_S = 3 * _HEARTBEAT_S
 _PULL_BYTES = 16 * 1024 * 1024
 _LAST_CONSUMER = b"Nats-Last-Consumer: "
@@ -143,6 +143,7 @@ class JetStreamSource:
             if not self._outstanding and len(self._queue) < limit:
                 self._ask_for(limit)
             if self._queue:
+                self._heard()  # events take the place of heartbeats
                 batch, self._queue = self._queue[:limit], self._queue[limit:]
                 return batch
             if (now := loop.time()) > self._answer_due:
@@ -174,7 +175,7 @@ class JetStreamSource:
         question = {
             "batch": count,
             "expires": _PULL_S * 10**9,
-            "idle_heartbeat": _HEARTBEAT_S * 10**9,
+            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
             "max_bytes": _PULL_BYTES,
         }
         self._outstanding = count
