@@ -125,6 +125,44 @@ async def test_the_answer_to_head_has_headers_and_no_body() -> None:
         assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+async def test_an_answer_leaves_whole_so_that_a_killed_process_leaves_none_cut() -> None:
+    nothing_yet: list[bool] = []
+    connection: list[socket.socket] = []
+
+    async def looks_between(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        with pytest.raises(BlockingIOError):
+            connection[0].recv(1)
+        nothing_yet.append(True)
+        await send({"type": "http.response.body", "body": b"body"})
+
+    async with serving(looks_between) as (_, connect):
+        reader, writer = await connect()
+        connection.append(writer.get_extra_info("socket")._sock)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await Answers(reader).next())[2] == b"body"
+    assert nothing_yet == [True]
+
+
+async def test_the_head_of_a_stream_does_not_wait_for_its_first_part() -> None:
+    head_came = asyncio.Event()
+
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await head_came.wait()
+        await send({"type": "http.response.body", "body": b"HTTP/1.1 is not only a head", "more_body": True})
+        await send({"type": "http.response.body", "body": b"."})
+
+    async with serving(streams) as (_, connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"chunked" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        head_came.set()
+        assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5) == (
+            b"1b\r\nHTTP/1.1 is not only a head\r\n1\r\n.\r\n0\r\n\r\n"
+        )
+
+
 async def test_a_client_that_waits_for_permission_to_send_gets_it() -> None:
     async with serving(echo) as (_, connect):
         reader, writer = await connect()

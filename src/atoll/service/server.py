@@ -13,9 +13,10 @@ import socket
 import ssl
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from atoll.errors import SystemMistake
 from atoll.service.mounting import is_asgi
@@ -50,7 +51,7 @@ class Server:
             app,
             interface="asgi3",
             loop="none",
-            http="httptools",
+            http=_Http,
             ws="none" if message_limit_bytes is None else "websockets-sansio",
             ws_max_size=message_limit_bytes or 0,
             ws_per_message_deflate=False,  # it keeps a window for each socket, and tells secrets by the length of messages
@@ -103,6 +104,47 @@ def message_limit_bytes(service: Service) -> int | None:
         _log.info("WebSockets of the application are not taken: %s", _INSTALL)
         return None
     return max([one.message_limit_bytes for one in declared] + [MOUNTED_LIMIT_BYTES] * mounted)
+
+
+class _Http(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, _WholeAnswers(transport)))
+
+
+class _WholeAnswers:
+    """A transport that writes the head of an answer together with what follows at once.
+
+    A process that is killed between two writes leaves half an answer, which no gateway can ask another replica for. And one
+    write is one wake-up of the gateway and of its client instead of two.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._soon = asyncio.get_running_loop().call_soon
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        """What follows comes later, or never."""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class _Quiet(uvicorn.Server):
