@@ -26,8 +26,8 @@ types: $(VENV)/dev.stamp ## mypy --strict on src, tests and the shop; pyright on
 	  echo "mypy $$service"; MYPYPATH=$$service $(BIN)/mypy --config-file= --strict -p $${service##*/} || exit 1; done
 	$(BIN)/pyright --project tests/typing
 
-suite: $(VENV)/dev.stamp tests/validators/node_modules ## the tests alone
-	$(BIN)/python -m pytest
+suite: $(VENV)/dev.stamp tests/validators/node_modules ## the tests alone, JOBS files at a time (2)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 10
 
 bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be installed; table and JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.order_path

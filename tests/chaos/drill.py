@@ -293,42 +293,49 @@ class Books:
     async def settle(self, timeout_s: float = 120.0) -> None:
         """Until no order is pending and no event is under way."""
         orders = await _postgresql(self._shop.database_url("orders"))
+        waiting: list[str] = []
+
+        async def quiet() -> bool:
+            pending = await orders.fetch("SELECT id FROM orders WHERE status = 'pending' LIMIT 5")
+            waiting[:] = [f"order {row['id']} is pending" for row in pending] or await self._what_waits()
+            return not waiting
+
         try:
-
-            async def quiet() -> bool:
-                pending = await orders.fetchval("SELECT count(*) FROM orders WHERE status = 'pending'")
-                return pending == 0 and await self._nothing_waits()
-
             await until(quiet, timeout_s, "all orders to settle")
         except AssertionError:
-            pending = await orders.fetch("SELECT id FROM orders WHERE status = 'pending' LIMIT 5")
-            self._findings.wrong.append(f"orders still pending: {[str(row['id']) for row in pending]}")
+            self._findings.wrong.append(f"not settled within {timeout_s:g} s: {waiting}")
         finally:
             await orders.close()
 
-    async def _nothing_waits(self) -> bool:
+    async def _what_waits(self) -> list[str]:
+        """In outboxes, parked, or on the bus."""
+        found = []
         for service in ("orders", "inventory"):
             connection = await _postgresql(self._shop.database_url(service))
             try:
                 for table in ("outbox", "parked"):
-                    if await connection.fetchval(f"SELECT count(*) FROM atoll.{table}"):
-                        return False
+                    if count := await connection.fetchval(f"SELECT count(*) FROM atoll.{table}"):
+                        found.append(f"{count} in {table} of {service}")
             finally:
                 await connection.close()
         for service in ("payments", "notifications", "witness"):
             with contextlib.closing(self._shop.sqlite(service)) as books:
                 for table in ("outbox", "parked"):
-                    if books.execute(f"SELECT count(*) FROM atoll_{table}").fetchone()[0]:
-                        return False
-        return await self._nobody_lags()
+                    if count := books.execute(f"SELECT count(*) FROM atoll_{table}").fetchone()[0]:
+                        found.append(f"{count} in {table} of {service}")
+        return found or await self._what_lags()
 
-    async def _nobody_lags(self) -> bool:
+    async def _what_lags(self) -> list[str]:
+        found = []
         for service in PUBLISHERS:
             async with _administrator(self._shop, service) as stream:
                 for consumer in await stream.consumers_info(service):
                     if consumer.num_pending or consumer.num_ack_pending:
-                        return False
-        return True
+                        found.append(
+                            f"{consumer.name} of {service}: {consumer.num_pending} to come, {consumer.num_ack_pending} not "
+                            f"acknowledged, {consumer.num_waiting} pulls, delivered up to {consumer.delivered}"
+                        )
+        return found
 
     async def reconcile(self) -> None:
         orders = await self._orders()
