@@ -230,6 +230,31 @@ async def test_another_process_that_holds_the_lock_is_waited_for_without_blockin
     assert await numbers(database) == [0, 1, 2]
 
 
+async def test_a_turn_that_can_not_begin_holds_up_nobody_behind_it(database: Database) -> None:
+    holds, go_on = asyncio.Event(), asyncio.Event()
+    refused: list[str] = []
+
+    async def patient(n: int) -> None:
+        async with database.transaction(patient=True) as tx:
+            await tx.execute("INSERT INTO told VALUES ($1)", n)
+            holds.set()
+            await go_on.wait()
+
+    def refuse_one(action: int, name: str | None, *_: Any) -> int:
+        if action != sqlite3.SQLITE_SAVEPOINT or name != "BEGIN" or refused:
+            return sqlite3.SQLITE_OK
+        refused.append(name)
+        return sqlite3.SQLITE_DENY
+
+    turns = [asyncio.create_task(patient(n)) for n in range(3)]
+    await holds.wait()
+    database._connections[0].set_authorizer(refuse_one)
+    go_on.set()
+    results = await asyncio.wait_for(asyncio.gather(*turns, return_exceptions=True), 5)
+    assert [type(one) for one in results] == [type(None), sqlite3.DatabaseError, type(None)]
+    assert await numbers(database) == [0, 2]
+
+
 async def test_closing_waits_for_the_commit_in_hand_and_sends_the_rest_away(file: Path, database: Database) -> None:
     writing = [asyncio.create_task(insert(database, n)) for n in range(3)]
     await pass_the_loop()

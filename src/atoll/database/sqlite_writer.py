@@ -87,13 +87,20 @@ class Writer:
         if not self._open:
             await self._begin()
         self._deadline = time.monotonic() + HOLD_S
-        self.cursor.execute("SAVEPOINT turn")
+        self._savepoint()
         self._holder = holder
         if holder.patient:
             self._timer = self._loop.call_later(HOLD_S, self._expire, holder)
         elif not self._ticking:
             self._ticking = True
             self._loop.call_soon(self._tick)
+
+    def _savepoint(self) -> None:
+        try:
+            self.cursor.execute("SAVEPOINT turn")
+        except sqlite3.Error as error:
+            self._tick_soon()  # whoever queues behind this turn gets theirs
+            raise outage(error) or error from error
 
     def leave(self, rows: Sequence[tuple[str, str, str, bytes, bytes]]) -> asyncio.Future[None]:
         """Ends the holder's turn with its outbox rows; the future is done when its group is committed."""
@@ -110,10 +117,12 @@ class Writer:
 
     def undo(self) -> None:
         """Ends the holder's turn and everything it did."""
-        if self._connection.in_transaction:
-            self.cursor.execute("ROLLBACK TO turn")
-            self.cursor.execute("RELEASE turn")
-        self._vacate()
+        try:
+            if self._connection.in_transaction:
+                self.cursor.execute("ROLLBACK TO turn")
+                self.cursor.execute("RELEASE turn")
+        finally:
+            self._vacate()
 
     def lost(self, error: Exception) -> bool:
         """After a failed statement: did SQLite roll back everything, the whole group with it?"""
