@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from atoll.database.postgresql import Database
+from atoll.database.postgresql_pool import Pool
 from atoll.errors import Bug, DatabaseOutage, SystemMistake
 from tests.support.kinds import Told, encode
 from tests.support.waiting import until
@@ -86,6 +87,20 @@ async def test_more_transactions_than_connections_wait_their_turn(database: Data
 
     assert await numbers(database) == list(range(64))
     assert await sessions(other) <= 12
+
+
+async def test_room_that_a_cancelled_caller_was_told_of_is_the_next_callers(postgresql_url: str) -> None:
+    pool = Pool(postgresql_url, 1, {})
+    connection, _ = await pool.acquire()
+    first, second = asyncio.create_task(pool.acquire()), asyncio.create_task(pool.acquire())
+    await until(lambda: len(pool._waiters) == 2)
+
+    pool.discard(connection)
+    first.cancel()
+
+    connection, _ = await asyncio.wait_for(second, 3)
+    pool.release(connection)
+    await pool.close()
 
 
 async def test_a_session_that_was_ended_while_idle_is_replaced_unnoticed(

@@ -161,11 +161,18 @@ class Pool:
             async with asyncio.timeout(BUDGETS.statement_s):
                 return await waiter
         except BaseException as error:
-            if waiter.done() and not waiter.cancelled() and (handed := waiter.result()):
-                self.release(handed)
+            if waiter.done() and not waiter.cancelled():
+                self._pass_on(waiter.result())
             if isinstance(error, TimeoutError):
                 raise DatabaseOutage(f"all {self._limit} connections were busy for {BUDGETS.statement_s:g} s") from None
             raise
+
+    def _pass_on(self, handed: Connection[Any] | None) -> None:
+        """What came for a caller just as it left: a connection, or word that there is room for one."""
+        if handed is None:
+            self._wake()
+        else:
+            self.release(handed)
 
     def _wake(self) -> None:
         while self._waiters:
