@@ -359,6 +359,40 @@ def test_behind_a_refusal_nothing_is_read_whenever_it_comes(run: Run) -> None:
     assert [one.target for one in run.service.seen[before:]] == ["/orders/open"] * 2
 
 
+WEBSOCKET = get(
+    b"Connection: Upgrade\r\n",
+    b"Upgrade: websocket\r\n",
+    b"Sec-WebSocket-Version: 13\r\n",
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
+    line=b"GET /orders/open HTTP/1.1\r\n",
+)
+HTTP2C = get(b"Connection: Upgrade\r\n", b"Upgrade: h2c\r\n", line=b"GET /orders/open HTTP/1.1\r\n")
+BARE = b"GET /orders/items/bare HTTP/1.1\nHost: shop\n\n"
+
+
+@pytest.mark.parametrize("frame", [b"\x81\x85mask_____", b"G\xc5T / HTTP/1.1\r\nHost: shop\r\n\r\n"], ids=["frame", "method"])
+@pytest.mark.parametrize("upgrade", [WEBSOCKET, HTTP2C], ids=["websocket", "h2c"])
+def test_what_looks_like_a_frame_behind_a_refused_upgrade_is_read_by_nobody(run: Run, upgrade: bytes, frame: bytes) -> None:
+    """Neither sent with it nor after its answer, nor requests behind that."""
+    before = [one.target for one in run.service.seen].count("/orders/items/bare")
+    for pieces in ((upgrade + frame + BARE,), (upgrade, frame + BARE), (upgrade, frame[:1], frame[1:] + BARE)):
+        with socket.create_connection(("127.0.0.1", run.rig.listener.port), timeout=20) as connection:
+            for piece in pieces:
+                with suppress(ConnectionError):
+                    connection.sendall(piece)
+                if piece == upgrade:
+                    assert [answer.status for answer in answers(connection, enough=1)] in ([200], [403])
+            assert {answer.status for answer in answers(connection)} <= {200, 400, 403}
+
+    assert [one.target for one in run.service.seen].count("/orders/items/bare") == before
+
+
+def test_what_follows_a_refused_upgrade_is_read_as_strictly_as_ever(run: Run) -> None:
+    (first, *more) = exchange(run.rig.listener.port, HTTP2C + BARE)
+
+    assert (first.status, [answer.status for answer in more]) == (200, [400])
+
+
 CHUNKED = post(b"Transfer-Encoding: chunked\r\n").replace(b"@PATH@", OPEN)
 BODY_FAULTS = {
     "a size": b"5\r\nhello\r\n3\nabc\r\n0\r\n\r\n",

@@ -7,7 +7,10 @@
 // Everything else is left to Envoy: what is wrong there, it refuses itself.
 //
 // It must know where heads begin, so it counts bodies: Content-Length and chunks. HTTP/2 and accepted upgrades are not
-// looked at. Requests may be pipelined, and then Envoy leaves in its buffer what it has not begun yet, always from the
+// looked at. Answers are not looked at either, because each look costs: whether an upgrade was accepted is told by the
+// client's next bytes. A WebSocket client masks its frames (RFC 6455 §5.1), so the second of these bytes is 128 or more, and
+// in a request it is part of a method, or a space. Of a client that sends such bytes behind a refused upgrade Envoy reads no
+// more: no method that it takes has them. Requests may be pipelined, and then Envoy leaves in its buffer what it has not begun yet, always from the
 // beginning of a request; it comes here again with that and the next bytes, and they are read again from there. Whether it
 // left something can't be told when whole requests were followed by a part of one. There the last whole one is given
 // `connection: close`, and what follows is cut off: its client has to ask again on another connection, as RFC 9112 §9.3.2
@@ -24,7 +27,7 @@ typedef unsigned long long u64;
 #define EXPORT(name) __attribute__((export_name(#name)))
 #define IMPORT(name) __attribute__((import_module("env"), import_name(#name)))
 
-enum { CLIENT_BYTES = 2, GATEWAY_BYTES = 3, CONTINUE = 0, PAUSE = 1, OK = 0 };
+enum { CLIENT_BYTES = 2, CONTINUE = 0, PAUSE = 1, OK = 0 };
 
 IMPORT(proxy_get_buffer_bytes) u32 get_bytes(u32 kind, u32 start, u32 size, u8 **found, u32 *found_size);
 IMPORT(proxy_set_buffer_bytes) u32 set_bytes(u32 kind, u32 start, u32 size, const u8 *with, u32 with_size);
@@ -48,8 +51,7 @@ typedef struct {
   u8 named;      // the colon was read
   u8 name_size;
   u8 chunked;
-  u8 behind;     // a whole request is before it in what Envoy has
-  u8 upgrade;    // asked for and not answered yet
+  u8 upgrade;    // the request before asked for it
   u8 preface;    // how much of HTTP/2's preface this connection began with
   u8 name[NAME_MOST];
   u32 line;      // of this head: 0 is the request line
@@ -118,8 +120,7 @@ static void read_header(Connection *c, u8 byte) {
     if (byte == ':') {
       c->named = 1, c->header = which(c);
       if (c->header == CODING) c->chunked = 1;
-      // One behind another is seen again when it is its turn: until then an answer is the other's.
-      if (c->header == UPGRADE && c->state == HEAD && !c->behind) c->upgrade = 1;
+      if (c->header == UPGRADE && c->state == HEAD) c->upgrade = 1;
     } else if (c->name_size < NAME_MOST) {
       c->name[c->name_size++] = byte >= 'A' && byte <= 'Z' ? byte + 32 : byte;
     }
@@ -167,7 +168,12 @@ static enum Step step(Connection *c, u8 byte) {
   if (byte == '\r') return GOES_ON;
   if (c->state == CHUNK_END) return REFUSED;
   if (c->state == CHUNK_SIZE) read_size(c, byte);
-  else if (c->line) {
+  else if (c->line == 0) {
+    if (c->column == 1) {
+      if (c->upgrade && byte & 128) return c->state = UNREAD, GOES_ON;
+      c->upgrade = 0;
+    }
+  } else {
     if (c->column == 0 && (byte == ' ' || byte == '\t')) return REFUSED;
     read_header(c, byte);
   }
@@ -248,12 +254,12 @@ static enum Step read(Connection *c, Input *in, u32 *at) {
       if (c->preface == PREFACE_SIZE) return c->state = UNREAD, GOES_ON;
       done = step(c, in->bytes[(*at)++]);
       if (done == REFUSED) return REFUSED;
+      if (c->state == UNREAD) return GOES_ON;
       if (state == HEAD && (c->state != HEAD || done == ENDS)) in->head_end = *at;
     }
     if (done != ENDS) continue;
     if (!in->request && until - *at > PIPELINED) until = *at + PIPELINED;
     in->request = *at, in->last_head = in->head_end, in->head_end = 0;
-    c->behind = 1;
   }
   int between = c->state == HEAD && c->line == 0 && c->column == 0 && c->before == 0;
   return in->request && (until < in->size || !between) ? ENDS : GOES_ON;
@@ -271,26 +277,11 @@ EXPORT(proxy_on_downstream_data) u32 on_client_bytes(u32 id, u32 size, u32 ends)
   if (begun == ENDED) return replace(size, NONSENSE, NONSENSE_SIZE);
   if ((begun == BODY || begun == CHUNK) && c->left > size) return c->left -= size, CONTINUE;
   if (get_bytes(CLIENT_BYTES, 0, size, &in.bytes, &count) != OK || count != size) return c->state = ENDED, PAUSE;
-  c->behind = 0;
   enum Step done = read(c, &in, &at);
   if (done == ENDS) return close_behind(c, &in);
   if (done == GOES_ON) return CONTINUE;
   // Of one that Envoy has begun to send on, it gets what is right: it may be in the middle of a chunk.
   return end(c, &in, in.request || begun == HEAD ? in.request : at - 1);
-}
-
-EXPORT(proxy_on_upstream_data) u32 on_gateway_bytes(u32 id, u32 size, u32 ends) {
-  (void)ends;
-  Connection *c = find(id);
-  if (!c || !c->upgrade || !size) return CONTINUE;
-  static const char ACCEPTED[] = "HTTP/1.1 101";
-  u8 *bytes = 0;
-  u32 count = 0, at = 0;
-  if (get_bytes(GATEWAY_BYTES, 0, sizeof ACCEPTED - 1, &bytes, &count) != OK) return CONTINUE;
-  while (at < count && bytes[at] == (u8)ACCEPTED[at]) at++;
-  if (at == sizeof ACCEPTED - 1) c->state = UNREAD;
-  c->upgrade = 0;
-  return CONTINUE;
 }
 
 EXPORT(proxy_on_new_connection) u32 on_new_connection(u32 id) { return remember(id), CONTINUE; }
