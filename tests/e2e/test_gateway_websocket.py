@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from tests.support.gateway import Rig, contract, gateway, known, replica
+from tests.support.raw import exchange
 from tests.support.tokens import Mint
 from tests.support.waiting import until
 
@@ -124,6 +126,40 @@ async def test_who_may_not_is_told_before_anything_is_upgraded(
 async def _joined(chat: Chat, path: str, headers: dict[str, str]) -> None:
     async with chat.join(path, headers):
         raise AssertionError("it was upgraded")
+
+
+UPGRADE = (
+    b"GET /chat/open HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+# Two frames of one message, masked with zeros, with line ends in it that no request may have; and the answer.
+FRAMES, ECHO = b"\x01\x83\0\0\0\0a\nb" + b"\x80\x83\0\0\0\0\rc\n", b"\x81\x06a\nb\rc\n"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 9, 10], ids=lambda cut: f"after {cut} bytes")
+async def test_frames_are_not_read_as_requests_wherever_their_bytes_are_cut_in_two(chat: Chat, cut: int) -> None:
+    before = await _bytes_read(chat)
+    reader, writer = await asyncio.open_connection("127.0.0.1", chat.rig.listener.port)
+
+    async def is_read() -> bool:
+        return await _bytes_read(chat) >= before + len(UPGRADE) + cut
+
+    try:
+        writer.write(UPGRADE)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        writer.write(FRAMES[:cut])
+        await until(is_read, what="Envoy to read the first part")
+        writer.write(FRAMES[cut:])
+        assert await reader.readexactly(len(ECHO)) == ECHO
+    finally:
+        writer.close()
+
+
+async def _bytes_read(chat: Chat) -> int:
+    """By Envoy, from all clients so far."""
+    asked = b"GET /stats?filter=^http.atoll.downstream_cx_rx_bytes_total$ HTTP/1.1\r\nHost: a\r\n\r\n"
+    (answer,) = await asyncio.to_thread(exchange, chat.rig.admin.port, asked, 1)
+    return int(answer.body.split()[-1])
 
 
 async def test_a_page_sends_its_token_as_a_protocol_because_it_can_set_no_header(chat: Chat) -> None:
