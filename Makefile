@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite lock bench bench-gateway bench-scale drill rehearsal storm wasm clean
+.PHONY: help up test lint types suite lock bench bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be 
 
 bench-gateway: $(VENV)/dev.stamp ## measure the gateway alone beside nginx, HAProxy, Caddy and Python proxies, in one run
 	$(BIN)/python -m benchmarks.gateway
+
+bench-gateway-parts: $(VENV)/dev.stamp ## measure what each part of the gateway costs a request: make bench-gateway-parts VARIANT=token
+	$(BIN)/python -m benchmarks.gateway.parts $(or $(VARIANT),everything)
 
 bench-scale: $(VENV)/dev.stamp ## measure the gateway with 300 services of 20 operations: snapshot, change, memory
 	$(BIN)/python -m benchmarks.gateway_scale

@@ -32,12 +32,14 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(folder: str, variant: str, port: int, admin_port: int, upstream_port: int) -> None:
+def make(folder: str, variant: str, ports: tuple[int, int, int]) -> dict[str, Any]:
+    """Writes the files. `ports`: its own, its admin's, its upstream's."""
+    port, admin_port, upstream_port = ports
     key = SigningKey.generate()
     known = replace(_known(variant, upstream_port), keys=KeySet.of([key.public], version=1))
     bootstrap = write_initial(Path(folder), Listener("127.0.0.1", port), Endpoint("127.0.0.1", admin_port), known)
     command = envoy.command(envoy.find(), bootstrap, Path(folder) / "envoy.log", workers=os.cpu_count())
-    print(json.dumps({"command": command.arguments, "token": sign(_claims(), key)}))
+    return {"command": command.arguments, "token": sign(_claims(), key)}
 
 
 def _known(variant: str, upstream_port: int) -> Known:
@@ -63,5 +65,5 @@ def _claims() -> Claims:
 
 
 if __name__ == "__main__":
-    folder, variant, *ports = sys.argv[1:]
-    main(folder, variant, *(int(port) for port in ports))
+    folder, variant, port, admin_port, upstream_port = sys.argv[1:]
+    print(json.dumps(make(folder, variant, (int(port), int(admin_port), int(upstream_port)))))
