@@ -33,7 +33,7 @@ def _resources() -> dict[str, Any]:
 def _shown() -> dict[str, Any]:
     """Without what every listener and cluster has anyway."""
     made = _resources()
-    tcp, udp, redirecting = made["lds"]
+    tcp, udp, redirecting, _ = made["lds"]
     manager = tcp["filter_chains"][0]["filters"][-1]["typed_config"]
     return {
         "tcp": {**tcp, "filter_chains": [{**tcp["filter_chains"][0], "filters": ["…"]}]},
@@ -57,7 +57,7 @@ def test_tls_is_the_golden_file() -> None:
 
 def test_tcp_udp_and_the_redirect_have_the_same_settings() -> None:
     """But for the codec, the filters of the redirect and where its routes come from."""
-    managers = [one["filter_chains"][0]["filters"][-1]["typed_config"] for one in _resources()["lds"]]
+    managers = [one["filter_chains"][0]["filters"][-1]["typed_config"] for one in _resources()["lds"][:-1]]
     own = {"codec_type", "http3_protocol_options", "rds", "route_config", "http_filters"}
 
     tcp, udp, redirecting = [{name: value for name, value in one.items() if name not in own} for one in managers]

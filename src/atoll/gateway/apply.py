@@ -7,7 +7,6 @@ replaced by what was there before, so that a change counts whole or not at all, 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ from atoll.errors import Bug, EngineOutage
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin, Seen
 from atoll.gateway.files import body, replace_file, version, write
+from atoll.gateway.proof import Proof
+from atoll.gateway.validation import Question
 from atoll.gateway.watched import Watched, unwatched
 from atoll.gateway.xds.folders import TYPES, Folders
 from atoll.gateway.xds.typed import Json
@@ -26,11 +27,11 @@ __all__ = ["Applier", "steps"]
 
 logger = logging.getLogger("atoll.gateway")
 
-_POLL_S = 0.003
 _CONFIRM_S = 30.0
 # A directory that was replaced is one that Envoy does not watch, unless it has started again since.
 _BLIND_S = 2.0
 _SILENT = "Envoy does not answer at its admin port"
+_LOGGED = "its log says why"
 
 Files = Mapping[str, bytes]
 
@@ -74,6 +75,7 @@ class Applier:
         self._passed: dict[str, bytes] = {}
         self._marks: dict[str, tuple[int, int, int, str]] = {}
         self._watched = Watched(folders, admin)
+        self._proof = Proof(folders, admin, self._watched)
 
     async def apply(self, resources: Mapping[str, list[Json]]) -> None:
         """Returns when Envoy uses all of it. Raises Bug when it refuses something (then nothing has changed), and
@@ -86,7 +88,10 @@ class Applier:
         if seen is None:
             self._write_all(wanted.items())
             raise EngineOutage(_SILENT)
-        await self._lead(self._pending(resources, wanted), seen)
+        try:
+            await self._lead(self._pending(resources, wanted), seen)
+        except Bug as refusal:
+            raise Bug(f"{refusal.detail}: {await _of_all(resources) or _LOGGED}", hint=refusal.hint) from None
 
     async def refusal(self, resources: Mapping[str, list[Json]]) -> str:
         """Why Envoy would not take them; "" when it would. Writes nothing."""
@@ -143,16 +148,23 @@ class Applier:
         """Envoy's reason against it, "" for none. What has passed once is not asked again."""
         changed = [kind for kind in TYPES if self._passed.get(kind) != wanted[kind]]
         old = {kind: _resources(self._passed.get(kind, b"")) for kind in changed}
-        if not validation.questionable(old, {kind: resources[kind] for kind in changed}):
+        question = validation.question(old, {kind: resources[kind] for kind in changed})
+        if question is Question.NONE:
             return ""
-        try:
-            reason = await validation.check(validation.part_to_check(old, resources))
-        except EngineOutage as outage:
-            logger.debug("Envoy is not here to validate with (%s): it refuses what it can't use itself", outage)
-            return ""
+        part = validation.part_to_check(old, resources)
+        reason = await (self._of_routes(part) if question is Question.ROUTES else _of_all(part))
         if not reason:
             self._passed = dict(wanted)
         return reason
+
+    async def _of_routes(self, part: Mapping[str, list[Json]]) -> str:
+        """The reason against them, of the Envoy that runs. It says why in its log alone, so another one is asked for that."""
+        if reason := validation.without_cluster(part):
+            return reason
+        taken = await self._proof.takes(part["rds"])
+        if taken:
+            return ""
+        return await _of_all(part) or ("" if taken is None else f"the Envoy that runs refuses these routes, and {_LOGGED}")
 
     def _pending(self, resources: Mapping[str, list[Json]], wanted: Files) -> list[tuple[str, bytes]]:
         """The steps, and what is on disk but not in use yet. Everything when there is nothing: then it is confirmed anew."""
@@ -184,21 +196,16 @@ class Applier:
 
     async def _confirmed(self, kind: str, content: bytes, before: Seen) -> Seen:
         wanted = version(content)
-        clock = asyncio.get_running_loop().time
-        lost = await self._watched.lost()
-        asked, end = clock(), clock() + (min(_BLIND_S, self._confirm_s) if kind in lost else self._confirm_s)
-        while (seen := await self._admin.look()) is not None:
+        blind = kind in await self._watched.lost()
+        async for seen in self._admin.looks(min(_BLIND_S, self._confirm_s) if blind else self._confirm_s):
+            if seen is None:
+                raise EngineOutage(_SILENT)
             if seen.versions[kind] == wanted and not seen.warming:
                 return seen
             if seen.refused[kind] > before.refused[kind]:
-                raise Bug(f"Envoy rejected {kind} {wanted}: its log says why", hint="the last good state is kept")
-            if clock() > end:
-                late = f"Envoy has not taken over {kind} {wanted} within {self._confirm_s} s"
-                raise EngineOutage(unwatched([kind]) if kind in lost else late)
-            # The same thread answers and takes over: with hundreds of services an answer is work too.
-            await asyncio.sleep(max(_POLL_S, clock() - asked))
-            asked = clock()
-        raise EngineOutage(_SILENT)
+                raise Bug(f"Envoy rejected {kind} {wanted}", hint="the last good state is kept")
+        late = f"Envoy has not taken over {kind} {wanted} within {self._confirm_s} s"
+        raise EngineOutage(unwatched([kind]) if blind else late)
 
     def _restore(self, last: Files, kinds: list[str]) -> None:
         """The last step first, so that no route is without its cluster on the way back either."""
@@ -220,6 +227,15 @@ class Applier:
         for kind, content in pending:
             write(Path(self.folders.file(kind)), content)
             self.meant[kind] = content
+
+
+async def _of_all(resources: Mapping[str, list[Json]]) -> str:
+    """A starting Envoy's reason against them; "" also where there is none to ask."""
+    try:
+        return await validation.check(resources)
+    except EngineOutage as outage:
+        logger.debug("Envoy is not here to validate with (%s): it refuses what it can't use itself", outage)
+        return ""
 
 
 def _on_disk(folders: Folders) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from atoll.gateway.xds import proof
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["Difference", "differences", "running"]
@@ -49,7 +50,7 @@ class Difference:
 
 
 def running(dump: Json) -> Named:
-    """The dynamic resources of a `/config_dump`, by type and name."""
+    """The dynamic resources of a `/config_dump`, by type and name, without routes that are only tried."""
     found = {}
     for section in dump.get("configs", ()):
         for entries, state, resource in _DUMPED:
@@ -57,6 +58,7 @@ def running(dump: Json) -> Named:
                 held = (entry.get(state) or {} if state else entry).get(resource)
                 if held:
                     found[_key(held)] = held
+    found.pop(("RouteConfiguration", proof.NAME), None)
     return found
 
 

@@ -19,8 +19,8 @@ from atoll.gateway import strict
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
-from atoll.gateway.xds import bootstrap
-from atoll.gateway.xds.folders import SECRETS, TYPES, Folders
+from atoll.gateway.xds import bootstrap, proof
+from atoll.gateway.xds.folders import PROOF, SECRETS, TYPES, Folders
 from atoll.gateway.xds.resources import render
 from atoll.gateway.xds.typed import Json
 
@@ -73,6 +73,7 @@ def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> No
 def write_code(folders: Folders) -> None:
     """What is the same for all systems, and is there before anything that refers to it."""
     write(Path(folders.strict_http1), strict.code())
+    write(Path(folders.file(PROOF)), body(proof.nothing()))
 
 
 def body(resources: list[Json]) -> bytes:
@@ -123,7 +124,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def forget_unfinished(folders: Folders) -> None:
     """Removes what a process that was killed between writing and renaming has left."""
-    for directory in (Path(folders.root), *(Path(folders.directory(kind)) for kind in (*TYPES, *SECRETS))):
+    for directory in (Path(folders.root), *(Path(folders.directory(kind)) for kind in (*TYPES, PROOF, *SECRETS))):
         for draft in directory.glob(".*.*"):
             if _DRAFT.fullmatch(draft.name):
                 draft.unlink(missing_ok=True)

@@ -2,22 +2,23 @@
 
 `--mode validate` reads a bootstrap and everything in it as a starting Envoy does, with the same code, and opens no port. It
 does not follow file subscriptions, so what they would bring is put in their place: nothing is staged, nothing watched.
-When it is asked, and what that costs, stands in `docs/decisions/0008-validation.md`.
+Which changes need it, and what that costs, stands in `docs/decisions/0008-validation.md`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from atoll.gateway.xds import bootstrap
+from atoll.gateway.xds import bootstrap, proof
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["bootstrap_of", "check", "part_to_check", "questionable"]
+__all__ = ["Question", "bootstrap_of", "check", "part_to_check", "question", "without_cluster"]
 
 _STAMP = re.compile(r"^(\[[^\]]*\])+ (\[[^\]]*\] )?")
 # Envoy repeats what is wrong, which may be all routes, and ends with why.
@@ -39,14 +40,49 @@ async def check(resources: Resources) -> str:
         return _reason(await envoy.check(envoy.find(), file), folder)
 
 
-def questionable(old: Resources, new: Resources) -> bool:
-    """Whether a change needs Envoy's opinion first. Both hold the types of which something differs.
+class Question(Enum):
+    """What of a change needs Envoy's opinion before anything is written."""
 
-    Not when only endpoints differ: they were parsed before they came here. Not when one filter does: Envoy takes that or
-    leaves it, and a key that was withdrawn must not wait.
+    NONE = auto()
+    ROUTES = auto()
+    """New routes alone: the Envoy that runs can try them (`proof`)."""
+    ALL = auto()
+    """Settings that the Envoy that runs would use at once, so another one is asked."""
+
+
+def question(old: Resources, new: Resources) -> Question:
+    """Both hold the types of which something differs.
+
+    Endpoints were parsed before they came here, and a cluster that has another one's settings is as good as that. A single
+    filter is taken or left by Envoy whole, and a key that was withdrawn must not wait.
     """
     changed = {(kind, name) for kind in new for name in _changed(old.get(kind, []), new[kind])}
-    return len(changed) > 1 or any(kind in ("lds", "cds", "rds") for kind, _ in changed)
+    kinds = {kind for kind, _ in changed}
+    if "lds" in kinds or not _settings(new.get("cds", [])) <= _settings(old.get("cds", [])):
+        return Question.ALL
+    if kinds <= {"cds", "rds"}:
+        return Question.ROUTES if "rds" in kinds else Question.NONE
+    return Question.NONE if len(changed) == 1 else Question.ALL
+
+
+def _settings(clusters: list[Json]) -> set[bytes]:
+    """All that there are, whoever has them."""
+    return {_text({**_without_endpoints(one), "name": ""}) for one in clusters}
+
+
+def without_cluster(resources: Resources) -> str:
+    """What is wrong with routes to a cluster that is not among these resources; "" when there are none."""
+    clusters = {one["name"] for one in resources["cds"]}
+    routes = (route for table in resources["rds"] for route in _routes(table))
+    unknown = {name for route in routes for name in _destinations(route.get("route", {}))} - clusters
+    return "; ".join(f"route: unknown cluster '{name}'" for name in sorted(unknown))
+
+
+def _destinations(action: Json) -> Iterator[str]:
+    if "cluster" in action:
+        yield action["cluster"]
+    yield from (one["name"] for one in action.get("weighted_clusters", {}).get("clusters", ()))
+    yield from (one["cluster"] for one in action.get("request_mirror_policies", ()))
 
 
 def _changed(old: list[Json], new: list[Json]) -> set[str]:
@@ -74,8 +110,8 @@ def _without_routes(table: Json, known: set[bytes]) -> Json:
     return {**table, "virtual_hosts": fresh}
 
 
-def _text(route: Json) -> bytes:
-    return msgspec.json.encode(route, order="deterministic")
+def _text(message: Json) -> bytes:
+    return msgspec.json.encode(message, order="deterministic")
 
 
 def _without_endpoints(resource: Json) -> Json:
@@ -84,7 +120,8 @@ def _without_endpoints(resource: Json) -> Json:
 
 def bootstrap_of(resources: Resources) -> Json:
     """All of it in one document. Routes and filters take the place of the references to them."""
-    named = {str(one["name"]): one for kind, some in resources.items() if kind not in ("lds", "cds") for one in some}
+    brought = [one for kind, some in resources.items() if kind not in ("lds", "cds") for one in some]
+    named = {str(one["name"]): one for one in [*brought, *proof.nothing()]}
     return {
         "node": bootstrap.NODE,
         "layered_runtime": bootstrap.runtime(),
@@ -117,6 +154,6 @@ def _untyped(message: Json) -> Json:
 
 def _reason(said: str, folder: str) -> str:
     """What Envoy says, on one line, without its time and the name of a file that is gone."""
-    plain = " ".join(_STAMP.sub("", line).strip() for line in said.splitlines())
+    plain = " ".join(word for line in said.splitlines() for word in _STAMP.sub("", line).split())
     plain = plain.replace(f" '{folder}/bootstrap.json'", "")
     return plain if len(plain) <= _BEGINNING + _END else f"{plain[:_BEGINNING]} … {plain[-_END:]}"

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["SECRETS", "TYPES", "Folders"]
+__all__ = ["PROOF", "SECRETS", "TYPES", "Folders"]
 
 # In the order in which Envoy must find them: a file that is referred to must exist first.
 TYPES = ("ecds", "revocations", "cds", "rds", "lds")
+# What new routes are tried with: a subscription too, but nothing that anybody uses.
+PROOF = "proof"
 # What is secret, or as old as what is: each of these files has a directory too, and is there before any of the above.
 SECRETS = ("server_certificate", "upstream_certificate", "upstream_authorities")
 

@@ -13,6 +13,7 @@ from atoll.gateway.xds import (
     local_reply,
     metrics,
     order,
+    proof,
     redirect,
     router,
     routes,
@@ -38,14 +39,14 @@ _STREAM_WINDOW_BYTES, _CONNECTION_WINDOW_BYTES = 65_536, 1_048_576
 
 
 def resources(gateway: Gateway, folders: Folders) -> list[Json]:
-    """One that serves; with TLS perhaps one for HTTP/3 and one that redirects."""
+    """One that serves; with TLS perhaps one for HTTP/3 and one that redirects. The last is for trying routes."""
     found = [_tcp(gateway, folders)]
     settings = gateway.listener.tls
     if settings and settings.http3:
         found.append(_udp(gateway, folders))
     if settings and settings.redirect_port and gateway.public_url:
         found.append(_redirecting(gateway, folders, settings.redirect_port))
-    return found
+    return [*found, proof.listener(folders)]
 
 
 def _tcp(gateway: Gateway, folders: Folders) -> Json:
