@@ -74,6 +74,17 @@ class Path:
                 return False
         return True
 
+    def meets(self, other: Path) -> bool:
+        """Whether one request may be for both. False is certain."""
+        mine, theirs = self.template.split("/"), other.template.split("/")
+        for one, another in zip(mine, theirs, strict=False):
+            if "{" not in one and "{" not in another:
+                if one != another and _regex(one) != _regex(another):
+                    return False
+            elif _has_rest(one) or _has_rest(another):
+                return True
+        return len(mine) == len(theirs)
+
     def __str__(self) -> str:
         return self.template
 
@@ -91,6 +102,10 @@ def _regex(template: str) -> str:
         pieces += [_spelt(template[end : found.start()]), ".*" if _is_rest(found[1]) else "[^/]+"]
         end = found.end()
     return "".join([*pieces, _spelt(template[end:])])
+
+
+def _has_rest(segment: str) -> bool:
+    return any(_is_rest(parameter) for parameter in _PARAMETER.findall(segment))
 
 
 def _is_rest(parameter: str) -> bool:

@@ -5,7 +5,8 @@ Every entry says what token it needs, also those that answer without a service: 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, assert_never
 
 from atoll.gateway.ir import (
     PUBLIC,
@@ -34,6 +35,7 @@ from atoll.gateway.xds import (
     rbac,
     whole_body,
 )
+from atoll.gateway.xds.answers import Answer, together
 from atoll.gateway.xds.typed import Json, header, seconds, typed
 
 __all__ = ["NAME", "resource"]
@@ -64,15 +66,16 @@ def resource(gateway: Gateway) -> Json:
 
 def _everywhere(gateway: Gateway) -> Json:
     """What holds for all routes that say nothing else."""
-    if gateway.cors is None:
-        return {}
-    return {"typed_per_filter_config": {cors.NAME: cors.policy(gateway.cors)}}
+    found: Json = {"retry_policy": _retries(repeatable=True)}
+    if gateway.cors:
+        found["typed_per_filter_config"] = {cors.NAME: cors.policy(gateway.cors)}
+    return found
 
 
 def _routes(gateway: Gateway) -> list[Json]:
     table: list[tuple[Json, Route | None]] = [(_strange_host(), None)]
     table += [(entry, None) for document in gateway.documents for entry in _document(document, gateway.cors)]
-    for one in gateway.routes:
+    for one in together(gateway.routes):
         table += [(entry, one if isinstance(one, Route) else None) for entry in _entries(one, gateway)]
     untouched: list[Json] = []
     if gateway.fallback:
@@ -113,16 +116,21 @@ def _limited(entry: Json, route: Route | None, limits: Limits) -> Json:
     return entry
 
 
-def _entries(entry: Entry, gateway: Gateway) -> list[Json]:
+def _entries(entry: Entry | Answer, gateway: Gateway) -> list[Json]:
     match entry:
         case Route():
             return _with_twins(_route(entry, gateway), entry.sample)
-        case MethodList():
-            return _options(entry, gateway.cors)
-        case MethodRefusal():
-            return [_refusal(entry)]
-        case Border(prefix):
-            return [_border(prefix)]
+        case Answer():
+            return _answer(entry.one, _any_of(entry.paths), gateway.cors)
+        case MethodList() | MethodRefusal():
+            return _answer(entry, _match(entry.path), gateway.cors)
+        case Border():
+            return [_border(entry.prefix)]
+    assert_never(entry)
+
+
+def _answer(one: MethodList | MethodRefusal, match: Json, policy: Cors | None) -> list[Json]:
+    return _options(one, match, policy) if isinstance(one, MethodList) else [_refusal(one, match)]
 
 
 def _with_twins(entry: Json, samples: tuple[Sample, ...]) -> list[Json]:
@@ -144,11 +152,11 @@ def _route(route: Route, gateway: Gateway) -> Json:
     return {
         "name": route.name,
         "match": {**_match(route.path), "headers": _conditions(route)},
-        "metadata": {"filter_metadata": {"atoll": {"service": route.service, "scope": route.token.scope or ""}}},
+        **_told_scope(route),
         "route": {
             **_destination(route),
             **_times(route.timeout_s),
-            "retry_policy": _retries(route.repeatable, route.try_timeout_s),
+            **_own_retries(route),
             **(_WEBSOCKET if route.websocket else {}),
         },
         "typed_per_filter_config": {
@@ -157,6 +165,18 @@ def _route(route: Route, gateway: Gateway) -> Json:
             **_passed_as_it_is(route, gateway),
         },
     }
+
+
+def _told_scope(route: Route) -> Json:
+    """For who is refused without it, and for the access log."""
+    return {"metadata": {"filter_metadata": {"atoll": {"scope": route.token.scope}}}} if route.token.scope else {}
+
+
+def _own_retries(route: Route) -> Json:
+    """Where they are not those of all."""
+    if route.repeatable and route.try_timeout_s is None:
+        return {}
+    return {"retry_policy": _retries(route.repeatable, route.try_timeout_s)}
 
 
 def _passed_as_it_is(route: Route, gateway: Gateway) -> dict[str, Any]:
@@ -189,6 +209,10 @@ def _match(path: Path) -> Json:
     if path.literal is not None:
         return {"path": path.literal}
     return {"safe_regex": {"regex": path.regex}}
+
+
+def _any_of(paths: Sequence[Path]) -> Json:
+    return _match(paths[0]) if len(paths) == 1 else {"safe_regex": {"regex": "|".join(path.regex for path in paths)}}
 
 
 def _conditions(route: Route) -> list[Json]:
@@ -257,31 +281,31 @@ def _body(route: Route, default_bytes: int) -> dict[str, Any]:
     return found
 
 
-def _refusal(refusal: MethodRefusal) -> Json:
+def _refusal(refusal: MethodRefusal, match: Json) -> Json:
     allow = ", ".join(refusal.allow)
     return {
-        "match": _match(refusal.path),
+        "match": match,
         "direct_response": {"status": 405, "body": {"inline_string": f"This path takes {allow}"}},
         "response_headers_to_add": [header("allow", allow)],
         "typed_per_filter_config": _public(),
     }
 
 
-def _options(options: MethodList, policy: Cors | None) -> list[Json]:
+def _options(options: MethodList, match: Json, policy: Cors | None) -> list[Json]:
     """For preflights of allowed origins, and for everybody else."""
     asked = [_methods(("OPTIONS",))]
-    found = [] if options.preflight else [_told(options, asked, [])]
+    found = [] if options.preflight else [_told({**match, "headers": asked}, options.allow, [])]
     if policy:
         preflight = [*asked, {"name": "access-control-request-method", "present_match": True}, cors.from_allowed(policy)]
-        found = [_told(options, preflight, cors.preflight(policy, options.allow)), *found]
+        found = [_told({**match, "headers": preflight}, options.allow, cors.preflight(policy, options.allow)), *found]
     return found
 
 
-def _told(options: MethodList, conditions: list[Json], headers: list[Json]) -> Json:
+def _told(match: Json, allow: Sequence[str], headers: list[Json]) -> Json:
     return {
-        "match": {**_match(options.path), "headers": conditions},
+        "match": match,
         "direct_response": {"status": 204},
-        "response_headers_to_add": [header("allow", ", ".join(options.allow)), *headers],
+        "response_headers_to_add": [header("allow", ", ".join(allow)), *headers],
         "typed_per_filter_config": _public(),
     }
 
@@ -298,7 +322,8 @@ def _document(document: Document, policy: Cors | None) -> list[Json]:
         ],
         "typed_per_filter_config": _public(),
     }
-    return [entry, *_options(MethodList(path, allow), policy), _refusal(MethodRefusal(path, allow))]
+    options = _options(MethodList(path, allow), _match(path), policy)
+    return [entry, *options, _refusal(MethodRefusal(path, allow), _match(path))]
 
 
 def _fallback(cluster: str, gateway: Gateway) -> Json:
