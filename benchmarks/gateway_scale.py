@@ -1,17 +1,20 @@
 """Many services at one gateway: what a snapshot costs, how long Envoy takes for a change, and what stays in memory.
 
-`python -m benchmarks.gateway_scale [SERVICES] [OPERATIONS]`. No load: numbers of one run on this machine, in milliseconds.
+`python -m benchmarks.gateway_scale [SERVICES [OPERATIONS [CHANGES]]]`. No load: numbers of one run on this machine. On a
+busy one the processor time is what counts. So many replicas move, and so many contracts have another operation instead of one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,6 @@ from atoll.gateway.files import body
 from atoll.gateway.known import Known
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.resources import render
-
-_CHANGES = 50
 
 
 def system(services: int, operations: int) -> Known:
@@ -45,8 +46,9 @@ def system(services: int, operations: int) -> Known:
     return known(*contracts, replicas=tuple(replica(one, "a", "127.0.0.1:9") for one in contracts))
 
 
-def resident_mb(pid: int | str) -> float:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+def proportional_mb(pid: int | str) -> float:
+    """Its share of what is in memory."""
+    (line,) = [line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")]
     return int(line.split()[1]) / 1024
 
 
@@ -66,42 +68,98 @@ def snapshot(rig: Rig, what: Known) -> tuple[dict[str, list[dict[str, Any]]], fl
     return resources, took * 1000
 
 
-async def measure(services: int, operations: int) -> None:
+@dataclass
+class Bench:
+    """One gateway, and what its changes cost."""
+
+    rig: Rig
+    applier: Applier
+
+    async def change(self, what: Known) -> Cost:
+        resources, snapshot_ms = snapshot(self.rig, what)
+        used, own, began = cpu_ms(self.rig.process.pid), time.process_time(), time.perf_counter()
+        await self.applier.apply(resources)
+        return Cost(
+            snapshot_ms=snapshot_ms,
+            applied_ms=(time.perf_counter() - began) * 1000,
+            own_ms=(time.process_time() - own) * 1000,
+            envoy_ms=cpu_ms(self.rig.process.pid) - used,
+        )
+
+    def memory(self) -> str:
+        """As it is now, of both."""
+        gc.collect()
+        return f"Envoy {proportional_mb(self.rig.process.pid):.0f} MB, here {proportional_mb('self'):.0f} MB"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one change: the snapshot's CPU; from there until Envoy uses it the time, our CPU and Envoy's (in steps of 10 ms)."""
+
+    snapshot_ms: float
+    applied_ms: float
+    own_ms: float
+    envoy_ms: float
+
+    def __str__(self) -> str:
+        computed = f"snapshot {self.snapshot_ms:.0f} ms CPU"
+        return f"{computed}; applied in {self.applied_ms:.0f} ms: CPU {self.own_ms:.0f} here, {self.envoy_ms:.0f} Envoy"
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    return Cost(*(statistics.median(getattr(one, field.name) for one in costs) for field in fields(Cost)))
+
+
+def with_contract(what: Known, number: int, services: int) -> Known:
+    """Another contract of one service, which its replica has: as many operations, the last of them new."""
+    name = f"s{number % services:03}"
+    (digest,) = what.system.services[name].digests
+    document = what.contracts[f"{name}.{digest}"].document["openapi"]
+    kept = dict(list(document["paths"].items())[:-1])
+    newer = contract(name, {**kept, f"/{name}/new{number}": {"get": {"security": [{"token": [f"{name}:read"]}]}}})
+    system_ = msgspec.structs.replace(
+        what.system,
+        services={**what.system.services, name: msgspec.structs.replace(what.system.services[name], digests=(newer.digest,))},
+    )
+    contracts = {key: one for key, one in what.contracts.items() if key != f"{name}.{digest}"} | {
+        f"{name}.{newer.digest}": newer
+    }
+    moved = msgspec.structs.replace(what.replicas[f"{name}.a"], digest=newer.digest)
+    return replace(what, system=system_, contracts=contracts, replicas={**what.replicas, f"{name}.a": moved})
+
+
+def with_address(what: Known, number: int, services: int) -> Known:
+    name = f"s{number % services:03}.a"
+    moved = msgspec.structs.replace(what.replicas[name], address=f"127.0.0.1:{10 + number}")
+    return replace(what, replicas={**what.replicas, name: moved})
+
+
+async def measure(services: int, operations: int, changes: int) -> None:
     whole = system(services, operations)
     with tempfile.TemporaryDirectory(prefix="atoll-bench-") as folder:
         async with gateway(Path(folder), system(1, 1)) as rig:
-            applier = Applier(rig.folders, Admin(rig.admin), confirm_s=60)
-            resources, took = snapshot(rig, whole)
-            print(f"snapshot: {took:.0f} ms, {sum(len(body(one)) for one in resources.values()) / 1e6:.1f} MB of files")
-            used = cpu_ms(rig.process.pid)
-            print(f"all of it at once, with validation: {await applied(applier, resources):.0f} ms", end="")
-            print(f", of which Envoy computed {cpu_ms(rig.process.pid) - used:.0f} ms")
-            print(f"Envoy: {resident_mb(rig.process.pid):.0f} MB")
-            computed, replicas = [], []
-            before = resident_mb("self")
-            for number in range(_CHANGES):
-                name = f"s{number % services:03}.a"
-                moved = msgspec.structs.replace(whole.replicas[name], address=f"127.0.0.1:{10 + number}")
-                whole = replace(whole, replicas={**whole.replicas, name: moved})
-                resources, took = snapshot(rig, whole)
-                computed.append(took)
-                replicas.append(await applied(applier, resources))
-            told = f"snapshot {statistics.median(computed):.0f} ms, applied in {statistics.median(replicas):.0f} ms"
-            print(f"a replica that moves, median of {_CHANGES}: {told}")
-            added = contract("s000", {"/s000/new": {"get": {}}})
-            system_ = replace(whole, contracts={**whole.contracts, f"s000.{whole.system.services['s000'].digests[0]}": added})
-            resources, took = snapshot(rig, system_)
-            told = f"snapshot {took:.0f} ms, applied in {await applied(applier, resources):.0f} ms"
-            print(f"another contract of one service: {told}")
-            print(f"after {_CHANGES + 1} changes: here {before:.0f} -> {resident_mb('self'):.0f} MB, ", end="")
-            print(f"Envoy {resident_mb(rig.process.pid):.0f} MB")
+            bench = Bench(rig, Applier(rig.folders, Admin(rig.admin), confirm_s=60))
+            resources, _ = snapshot(rig, whole)
+            bytes_, entries = len(body(resources["rds"])), len(resources["rds"][0]["virtual_hosts"][0]["routes"])
+            print(f"{services} services of {operations} operations: {entries} route entries, {bytes_ / 1e6:.1f} MB of routes")
+            forget()
+            print(f"all of it at once: {await bench.change(whole)}")
+            for what, changed in (("a replica", with_address), ("a contract", with_contract)):
+                print(f"before: {bench.memory()}")
+                for half in range(2):
+                    costs = []
+                    for number in range(half * changes // 2, (half + 1) * changes // 2):
+                        whole = changed(whole, number, services)
+                        costs.append(await bench.change(whole))
+                    print(f"{what} changes, median of {len(costs)}: {median(costs)}; then {bench.memory()}")
 
 
-async def applied(applier: Applier, resources: dict[str, list[dict[str, Any]]]) -> float:
-    began = time.perf_counter()
-    await applier.apply(resources)
-    return (time.perf_counter() - began) * 1000
+def forget() -> None:
+    """What a controller has not yet computed when it starts."""
+    for one in gc.get_objects():
+        if isinstance(one, functools._lru_cache_wrapper) and str(one.__module__).startswith("atoll.gateway"):
+            one.cache_clear()
 
 
 if __name__ == "__main__":
-    asyncio.run(measure(*(int(one) for one in (*sys.argv[1:], "300", "20")[:2])))
+    asyncio.run(measure(*(int(one) for one in (*sys.argv[1:], *("300", "20", "100")[len(sys.argv) - 1 :]))))

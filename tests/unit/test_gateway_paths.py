@@ -62,3 +62,24 @@ def test_parameters_by_the_names_that_openapi_has() -> None:
 )
 def test_a_pattern_may_reach_into_a_prefix_that_it_is_not_written_below(template: str, prefix: str, reaches: bool) -> None:
     assert Path(template).reaches_into(prefix) is reaches
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("/a", "/a", True),
+        ("/a", "/b", False),
+        ("/a:b", "/a%3Ab", True),
+        ("/a", "/{x}", True),
+        ("/a/b", "/{x}", False),
+        ("/a/{x}", "/{y}/b", True),
+        ("/a/{x}", "/b/{x}", False),
+        ("/a/{x}", "/a/{x}.json", True),
+        ("/a/{rest:path}", "/a/b/c", True),
+        ("/a/{rest:path}", "/a", False),
+        ("/{rest:path}", "/a/b", True),
+        ("/a/{+rest}", "/b/c", False),
+    ],
+)
+def test_two_paths_meet_when_a_request_may_be_for_both(one: str, other: str, meet: bool) -> None:
+    assert Path(one).meets(Path(other)) is Path(other).meets(Path(one)) is meet

@@ -73,6 +73,8 @@ class Applier:
         self.meant: dict[str, bytes] = _on_disk(folders)
         # What needs no further opinion: Envoy uses it, or was asked.
         self._passed: dict[str, bytes] = {}
+        # What was applied last, as contents and as resources: with hundreds of services, reading it again is work.
+        self._last: dict[str, tuple[bytes, list[Json]]] = {}
         self._marks: dict[str, tuple[int, int, int, str]] = {}
         self._watched = Watched(folders, admin)
         self._proof = Proof(folders, admin, self._watched)
@@ -92,6 +94,7 @@ class Applier:
             await self._lead(self._pending(resources, wanted), seen)
         except Bug as refusal:
             raise Bug(f"{refusal.detail}: {await _of_all(resources) or _LOGGED}", hint=refusal.hint) from None
+        self._last = {kind: (wanted[kind], resources[kind]) for kind in TYPES}
 
     async def refusal(self, resources: Mapping[str, list[Json]]) -> str:
         """Why Envoy would not take them; "" when it would. Writes nothing."""
@@ -147,7 +150,7 @@ class Applier:
     async def _judged(self, resources: Mapping[str, list[Json]], wanted: Files) -> str:
         """Envoy's reason against it, "" for none. What has passed once is not asked again."""
         changed = [kind for kind in TYPES if self._passed.get(kind) != wanted[kind]]
-        old = {kind: _resources(self._passed.get(kind, b"")) for kind in changed}
+        old = {kind: self._as_passed(kind) for kind in changed}
         question = validation.question(old, {kind: resources[kind] for kind in changed})
         if question is Question.NONE:
             return ""
@@ -156,6 +159,11 @@ class Applier:
         if not reason:
             self._passed = dict(wanted)
         return reason
+
+    def _as_passed(self, kind: str) -> list[Json]:
+        content, resources = self._last.get(kind, (b"", []))
+        passed = self._passed.get(kind, b"")
+        return resources if content == passed else _resources(passed)
 
     async def _of_routes(self, part: Mapping[str, list[Json]]) -> str:
         """The reason against them, of the Envoy that runs. It says why in its log alone, so another one is asked for that."""

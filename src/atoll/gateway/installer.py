@@ -12,7 +12,7 @@ from typing import Any
 
 from atoll.errors import Bug, EngineOutage
 from atoll.gateway.apply import Applier
-from atoll.gateway.files import write
+from atoll.gateway.files import version, write
 from atoll.gateway.ir import Gateway, Listener
 from atoll.gateway.known import Known, LeftOut
 from atoll.gateway.refused import refused, with_what_is_urgent
@@ -94,7 +94,7 @@ class Installer:
         await self._applier.apply(resources)
         self._last = known
         write(Path(self._applier.folders.inputs), known.serialize())
-        self._report.succeeded(gateway, known.system.services)
+        self._report.succeeded(gateway, known.system.services, version(self._applier.meant["rds"]))
 
     async def _judge(self, known: Known) -> str:
         return await self._applier.refusal(self._rendered(known)[1])

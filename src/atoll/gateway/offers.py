@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from msgspec.structs import replace
 
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.paths import Path
+from atoll.gateway.same import Same
 from atoll.system.contract import Contract, Operation
 from atoll.system.manifest import GATEWAY_PATHS
 
@@ -18,10 +20,17 @@ _KINDS = ("service", "client")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-@dataclass(frozen=True, slots=True)
+# So many services are computed anew only when something of theirs has changed.
+_SERVICES = 1024
+_Owners = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Offer:
     """One operation of a service, as its newest contract has it, and the digests of all contracts that offer it. It may be sent
     again only if every contract that still runs promises that.
+
+    The same object for as long as nothing of its service changes, and equal to no other.
     """
 
     service: str
@@ -29,11 +38,11 @@ class Offer:
     contract: Contract
     digests: tuple[str, ...]
 
-    @property
+    @cached_property
     def path(self) -> Path:
         return Path(self.operation.path)
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"{self.service}.{self.operation.id}"
 
@@ -41,14 +50,33 @@ class Offer:
 def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
     """Every operation that gets a route, most specific path first."""
     services = routed(known.system)
-    owners = {entry.prefix: name for name, entry in services.items()}
-    found = [
-        offer
-        for name, entry in services.items()
-        for offer in _offers_of(name, _contracts(known, name, entry, faults), _running(known, name))
-        if _allowed(offer, entry.prefix, owners, faults)
-    ]
+    owners = tuple((entry.prefix, name) for name, entry in services.items())
+    found: list[Offer] = []
+    for name, entry in services.items():
+        contracts = tuple(Same(one) for one in _contracts(known, name, entry, faults))
+        allowed, refused = _of_service(_Declared(name, entry.prefix, contracts, frozenset(_running(known, name))), owners)
+        found += allowed
+        faults += refused
     return tuple(sorted(found, key=lambda offer: (offer.path.precedence, order(offer.operation.method))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """What one service offers, and where. `contracts`, the newest last; `running`, the digests of those that replicas have."""
+
+    service: str
+    prefix: str
+    contracts: tuple[Same[Contract], ...]
+    running: frozenset[str]
+
+
+@lru_cache(maxsize=_SERVICES)
+def _of_service(declared: _Declared, owners: _Owners) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+    """The offers that get a route, and why others do not."""
+    faults: list[str] = []
+    by_prefix = dict(owners)
+    found = tuple(one for one in _offers_of(declared) if _allowed(one, declared.prefix, by_prefix, faults))
+    return found, tuple(faults)
 
 
 def routed(system: SystemEntry) -> dict[str, ServiceEntry]:
@@ -87,15 +115,15 @@ def _running(known: Known, name: str) -> set[str]:
     return {one.digest for one in known.present_by_service.get(name, ())} - {""}
 
 
-def _offers_of(name: str, contracts: list[Contract], running: set[str]) -> Iterator[Offer]:
+def _offers_of(declared: _Declared) -> Iterator[Offer]:
     found: dict[tuple[str, str], list[tuple[Operation, Contract]]] = {}
-    for contract in contracts:
-        for operation in contract.operations:
-            found.setdefault((Path(operation.path).shape, operation.method), []).append((operation, contract))
+    for one in declared.contracts:
+        for operation in one.it.operations:
+            found.setdefault((Path(operation.path).shape, operation.method), []).append((operation, one.it))
     for same in found.values():
         newest, contract = same[-1]
-        counting = [newest, *(operation for operation, earlier in same[:-1] if earlier.digest in running)]
-        yield Offer(name, _promised_by_all(newest, counting), contract, tuple(one.digest for _, one in same))
+        counting = [newest, *(operation for operation, earlier in same[:-1] if earlier.digest in declared.running)]
+        yield Offer(declared.service, _promised_by_all(newest, counting), contract, tuple(one.digest for _, one in same))
 
 
 def _promised_by_all(operation: Operation, counting: list[Operation]) -> Operation:

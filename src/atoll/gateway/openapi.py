@@ -7,6 +7,7 @@ name. Pages of client services are not API and left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from atoll.gateway.known import SystemEntry
@@ -59,7 +60,9 @@ def _paths(offers: Sequence[Offer]) -> Json:
     return found
 
 
+@lru_cache(maxsize=16_384)
 def _operation(offer: Offer, path: Path) -> Json:
+    """Made once for as long as the offer stays, so nobody may change it."""
     item = offer.contract.document["openapi"]["paths"][offer.operation.path]
     raw = item[offer.operation.method.lower()]
     names = dict(zip(parameters(offer.path.template), parameters(path.template), strict=True))

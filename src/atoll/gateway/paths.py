@@ -46,7 +46,7 @@ class Path:
     @property
     def precedence(self) -> tuple[tuple[int, str], ...]:
         """Sorts the most specific first: segment by segment, text before text with a parameter, before a parameter."""
-        return tuple((_kind(segment), unquote(_PARAMETER.sub("{}", segment))) for segment in self.template.split("/")[1:])
+        return _precedence(self.template)
 
     def under(self, prefix: str) -> bool:
         """Whether `prefix` (whole segments) begins this path."""
@@ -74,9 +74,16 @@ class Path:
                 return False
         return True
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether a parameter takes several segments."""
+        return "{" in self.template and _has_rest(self.template)
+
     def meets(self, other: Path) -> bool:
         """Whether one request may be for both. False is certain."""
-        mine, theirs = self.template.split("/"), other.template.split("/")
+        if "{" not in self.template and "{" not in other.template:
+            return self.shape == other.shape
+        mine, theirs = _segments(self.template), _segments(other.template)
         for one, another in zip(mine, theirs, strict=False):
             if "{" not in one and "{" not in another:
                 if one != another and _regex(one) != _regex(another):
@@ -104,8 +111,19 @@ def _regex(template: str) -> str:
     return "".join([*pieces, _spelt(template[end:])])
 
 
-def _has_rest(segment: str) -> bool:
-    return any(_is_rest(parameter) for parameter in _PARAMETER.findall(segment))
+@lru_cache(maxsize=65_536)
+def _has_rest(text: str) -> bool:
+    return any(_is_rest(parameter) for parameter in _PARAMETER.findall(text))
+
+
+@lru_cache(maxsize=65_536)
+def _precedence(template: str) -> tuple[tuple[int, str], ...]:
+    return tuple((_kind(segment), unquote(_PARAMETER.sub("{}", segment))) for segment in _segments(template)[1:])
+
+
+@lru_cache(maxsize=65_536)
+def _segments(template: str) -> tuple[str, ...]:
+    return tuple(template.split("/"))
 
 
 def _is_rest(parameter: str) -> bool:

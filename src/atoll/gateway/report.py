@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from atoll.gateway.files import digest, write
+from atoll.gateway.files import write
 from atoll.gateway.ir import Gateway
 from atoll.gateway.known import ServiceEntry
 from atoll.registry.replica import canaries, on_trial
@@ -35,7 +35,8 @@ class Report:
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
             self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
 
-    def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry]) -> None:
+    def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry], routes: str) -> None:
+        """`routes` is the version of the table."""
         if gateway.faults != self._of_input:
             for fault in gateway.faults:
                 logger.warning("%s", fault)
@@ -47,7 +48,7 @@ class Report:
             version=self._now["version"] + 1,
             endpoints={group: [str(one) for one in endpoints] for group, endpoints in whole.items()},
             canaries={name: entry.canary_percent for name, entry in services.items() if entry.canary_percent},
-            routes=digest([str(route) for route in gateway.routes]),
+            routes=routes,
             keys=[key.kid for key in gateway.issuer.keys.keys],
             gateways=gateway.limits.gateways,
             faults=[*self._of_input, *self._of_certificates],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address
 from itertools import groupby
 
@@ -39,6 +40,7 @@ from atoll.gateway.offers import Offer, deployed, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
+from atoll.gateway.same import Same
 from atoll.gateway.sampling import of_fallback, sampled, usable
 from atoll.registry.replica import Replica, on_trial
 from atoll.system.budgets import BUDGETS
@@ -54,6 +56,8 @@ _UPGRADE = "upgrade"
 _HEALTH = "/health"
 _PORT = re.compile(r":\d+$")
 _OTLP_PORT = 4318
+# So many operations are translated anew only when they, or where they are served, have changed.
+_OFFERS = 16_384
 # Larger bodies pass as they come: the gateway's memory is for everybody.
 _KEPT_BYTES = 1 << 20
 
@@ -67,10 +71,16 @@ def translate(known: Known, listener: Listener) -> Gateway:
     mirrors = usable(known.system, listener, faults)
     clusters: dict[str, Cluster] = {name: _whole(known, name) for name in deployed(known.system)}
     routes: list[Route] = []
+    serving: dict[tuple[str, tuple[str, ...]], tuple[Cluster, Cluster | None]] = {}
     for offer in offered:
-        cluster, trial = _cluster(known, offer), _canaries(known, offer)
+        # Operations of the same contracts have the same replicas.
+        if (group := (offer.service, offer.digests)) not in serving:
+            serving[group] = _cluster(known, offer), _canaries(known, offer)
+        cluster, trial = serving[group]
         clusters |= {one.name: one for one in (cluster, trial) if one and one.name not in clusters}
-        routes += [replace(one, canary=_split(known, cluster, trial)) for one in _routes(offer, cluster.name, listener)]
+        split = _split(known, cluster, trial)
+        own = _routes(offer, cluster.name, listener.body_limit_bytes)
+        routes += [replace(one, canary=split) for one in own] if split else own
     system = known.system
     return Gateway(
         listener=listener,
@@ -117,10 +127,16 @@ def _unreachable(one: Replica, upstream: Upstream) -> str:
 def _documents(system: SystemEntry, offered: Sequence[Offer], faults: list[str]) -> tuple[Document, ...]:
     """A contract written by hand may describe its operations in ways that can't be shown: that costs the page, no route."""
     try:
-        return documents(merge(system, offered))
+        return _api(Same(system), tuple(offered))
     except Exception as error:
         faults.append(f"there is no API page: a contract's OpenAPI can't be read ({type(error).__name__}: {error})")
         return ()
+
+
+@lru_cache(maxsize=2)
+def _api(system: Same[SystemEntry], offered: tuple[Offer, ...]) -> tuple[Document, ...]:
+    """Not anew for replicas and keys."""
+    return documents(merge(system.it, offered))
 
 
 def _tracing(system: SystemEntry, faults: list[str]) -> Tracing | None:
@@ -229,11 +245,12 @@ def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
     return tuple(sorted({replace(Endpoint.parse(one.address), tls=one.tls) for one in replicas}))
 
 
-def _routes(offer: Offer, cluster: str, listener: Listener) -> list[Route]:
+@lru_cache(maxsize=_OFFERS)
+def _routes(offer: Offer, cluster: str, default_bytes: int) -> list[Route]:
     """One, or two where those requests are treated otherwise that carry a header, the one with the header first: an upgrade, or
     an Idempotency-Key where only with it a request may be repeated.
     """
-    route = _route(offer, cluster, listener)
+    route = _route(offer, cluster, default_bytes)
     if offer.operation.websocket:
         socket = replace(route, methods=("GET",), timeout_s=None, try_timeout_s=None, header=_UPGRADE, websocket=True)
         return [socket, route]
@@ -243,9 +260,9 @@ def _routes(offer: Offer, cluster: str, listener: Listener) -> list[Route]:
     return [replace(route, repeatable=True, try_timeout_s=None, header=_IDEMPOTENCY_KEY), route]
 
 
-def _route(offer: Offer, cluster: str, listener: Listener) -> Route:
+def _route(offer: Offer, cluster: str, default_bytes: int) -> Route:
     operation = offer.operation
-    body_limit_bytes = operation.body_limit_bytes or (listener.body_limit_bytes if operation.streaming else BODY_LIMIT_BYTES)
+    body_limit_bytes = operation.body_limit_bytes or (default_bytes if operation.streaming else BODY_LIMIT_BYTES)
     # HEAD follows GET (RFC 9110 §9.3.2).
     methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
     repeatable = operation.repeatable or _SAFE.issuperset(methods)

@@ -96,18 +96,28 @@ def part_to_check(old: Resources, new: Resources) -> Resources:
 
     `old` holds the types of which something differs; without route tables in it, no route does.
     """
-    known = {_text(route) for table in old.get("rds", new["rds"]) for route in _routes(table)}
-    return {**new, "rds": [_without_routes(table, known) for table in new["rds"]]}
+    before = [route for table in old.get("rds", new["rds"]) for route in _routes(table)]
+    after = [route for table in new["rds"] for route in _routes(table)]
+    fresh = _fresh(before, after)
+    return {**new, "rds": [_with_routes(table, fresh) for table in new["rds"]]}
+
+
+def _fresh(before: list[Json], after: list[Json]) -> set[int]:
+    """The ids of those that were not there. Most are the very same objects, whose content need not be looked at."""
+    both = {id(route) for route in before} & {id(route) for route in after}
+    known = {_text(route) for route in before if id(route) not in both}
+    return {id(route) for route in after if id(route) not in both and _text(route) not in known}
 
 
 def _routes(table: Json) -> list[Json]:
     return [route for host in table["virtual_hosts"] for route in host.get("routes", ())]
 
 
-def _without_routes(table: Json, known: set[bytes]) -> Json:
+def _with_routes(table: Json, wanted: set[int]) -> Json:
+    """With these alone."""
     hosts = table["virtual_hosts"]
-    fresh = [{**host, "routes": [route for route in host.get("routes", ()) if _text(route) not in known]} for host in hosts]
-    return {**table, "virtual_hosts": fresh}
+    some = [{**host, "routes": [route for route in host.get("routes", ()) if id(route) in wanted]} for host in hosts]
+    return {**table, "virtual_hosts": some}
 
 
 def _text(message: Json) -> bytes:

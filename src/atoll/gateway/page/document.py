@@ -9,6 +9,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 from atoll.gateway.ir import Document
 from atoll.gateway.page.examples import curl, first_content
 from atoll.gateway.page.sketch import resolve, sketch
+from atoll.gateway.same import Same
 
 __all__ = ["documents"]
 
@@ -108,14 +110,31 @@ def _token_help(api: Json) -> str:
 
 def _sections(services: dict[str, list[tuple[str, str, Json]]], api: Json) -> Iterator[str]:
     about = {tag["name"]: tag.get("description", "") for tag in api["tags"]}
+    around = _Around.of(api)
     for service, operations in services.items():
         name = escape(service)
         text = "" if about[service].casefold() in ("", service.casefold()) else f"<p>{_prose(about[service])}</p>"
-        shown = "".join(_operation(*one, api) for one in operations)
+        shown = "".join(_operation(method, path, Same(one), around) for method, path, one in operations)
         yield f'<section class="service" id="{name}" data-service="{name}"><h2>{name}</h2>{text}{shown}</section>'
 
 
-def _operation(method: str, path: str, operation: Json, api: Json) -> str:
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What an operation's part of the page depends on beside itself. Two are equal when their text is."""
+
+    text: bytes
+    api: Json = field(compare=False)
+
+    @classmethod
+    def of(cls, api: Json) -> _Around:
+        components = {kind: some for kind, some in api["components"].items() if kind != "securitySchemes"}
+        about = {"servers": api["servers"], "components": components}
+        return cls(msgspec.json.encode(about), about)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _operation(method: str, path: str, one: Same[Json], around: _Around) -> str:
+    operation, api = one.it, around.api
     name = operation["operationId"]
     scope = _access(operation)
     summary = operation.get("summary", "")

@@ -6,7 +6,11 @@ Every entry says what token it needs, also those that answer without a service: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, assert_never
+
+import msgspec
 
 from atoll.gateway.ir import (
     PUBLIC,
@@ -15,7 +19,9 @@ from atoll.gateway.ir import (
     Document,
     Entry,
     Gateway,
+    Issuer,
     Limits,
+    Listener,
     MethodList,
     MethodRefusal,
     Route,
@@ -41,6 +47,9 @@ from atoll.gateway.xds.typed import Json, header, seconds, typed
 __all__ = ["NAME", "resource"]
 
 NAME = "atoll"
+# So many are kept as they were rendered.
+_ENTRIES = 32_768
+_NOTHING = Gateway(Listener("", 0), Issuer("", ""))
 # Idle longer than any handler may take, or a slow answer would be cut off as an idle stream.
 _IDLE_MARGIN_S = 5.0
 # RFC 9110 §7.2: Host is uri-host [":" port], and there is exactly one (RFC 9112 §3.2).
@@ -73,18 +82,44 @@ def _everywhere(gateway: Gateway) -> Json:
 
 
 def _routes(gateway: Gateway) -> list[Json]:
-    table: list[tuple[Json, Route | None]] = [(_strange_host(), None)]
-    table += [(entry, None) for document in gateway.documents for entry in _document(document, gateway.cors)]
-    for one in together(gateway.routes):
-        table += [(entry, one if isinstance(one, Route) else None) for entry in _entries(one, gateway)]
-    untouched: list[Json] = []
-    if gateway.fallback:
-        table += [(_border(prefix), None) for prefix in gateway.owned]
-        untouched = _with_twins(_fallback(gateway.fallback, gateway), gateway.fallback_sample)
-    else:
-        table.append((_not_found({"prefix": "/"}), None))
-    own = [_by_origin(_limited(entry, route, gateway.limits), gateway.cors) for entry, route in table]
-    return [*own, *(_limited(entry, None, gateway.limits) for entry in untouched)]
+    common = _Common.of(gateway)
+    first = [_strange_host(), *(entry for document in gateway.documents for entry in _document(document, gateway.cors))]
+    declared = [entry for one in together(gateway.routes) for entry in _rendered(one, common)]
+    last = [_border(prefix) for prefix in gateway.owned] if gateway.fallback else [_not_found({"prefix": "/"})]
+    untouched = _with_twins(_fallback(gateway.fallback, gateway), gateway.fallback_sample) if gateway.fallback else []
+    return [
+        *(_finished(entry, None, gateway) for entry in first),
+        *declared,
+        *(_finished(entry, None, gateway) for entry in last),
+        *(_limited(entry, None, gateway.limits) for entry in untouched),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What every entry depends on beside itself. Two are equal when their text is."""
+
+    text: bytes
+    gateway: Gateway = field(compare=False)
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> _Common:
+        issuer = Issuer(gateway.issuer.url, "")
+        providers = tuple(msgspec.structs.replace(one, keys=()) for one in gateway.providers)
+        about = replace(_NOTHING, listener=gateway.listener, issuer=issuer, providers=providers, limits=gateway.limits)
+        about = replace(about, compression=gateway.compression, cors=gateway.cors)
+        return cls(msgspec.json.encode(about, order="deterministic"), about)
+
+
+@lru_cache(maxsize=_ENTRIES)
+def _rendered(entry: Entry | Answer, common: _Common) -> tuple[Json, ...]:
+    """Made once for as long as nothing of it changes, so nobody may change what it gives."""
+    route = entry if isinstance(entry, Route) else None
+    return tuple(_finished(one, route, common.gateway) for one in _entries(entry, common.gateway))
+
+
+def _finished(entry: Json, route: Route | None, gateway: Gateway) -> Json:
+    return _by_origin(_limited(entry, route, gateway.limits), gateway.cors)
 
 
 def _by_origin(entry: Json, policy: Cors | None) -> Json:
