@@ -7,7 +7,6 @@ busy one the processor time is what counts. So many replicas move, and so many c
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import statistics
 import sys
@@ -139,10 +138,10 @@ async def measure(services: int, operations: int, changes: int) -> None:
     with tempfile.TemporaryDirectory(prefix="atoll-bench-") as folder:
         async with gateway(Path(folder), system(1, 1)) as rig:
             bench = Bench(rig, Applier(rig.folders, Admin(rig.admin), confirm_s=60))
-            resources, _ = snapshot(rig, whole)
+            resources, first_ms = snapshot(rig, whole)
             bytes_, entries = len(body(resources["rds"])), len(resources["rds"][0]["virtual_hosts"][0]["routes"])
             print(f"{services} services of {operations} operations: {entries} route entries, {bytes_ / 1e6:.1f} MB of routes")
-            forget()
+            print(f"snapshot of everything, when nothing was computed before: {first_ms:.0f} ms CPU")
             print(f"all of it at once: {await bench.change(whole)}")
             for what, changed in (("a replica", with_address), ("a contract", with_contract)):
                 print(f"before: {bench.memory()}")
@@ -152,13 +151,6 @@ async def measure(services: int, operations: int, changes: int) -> None:
                         whole = changed(whole, number, services)
                         costs.append(await bench.change(whole))
                     print(f"{what} changes, median of {len(costs)}: {median(costs)}; then {bench.memory()}")
-
-
-def forget() -> None:
-    """What a controller has not yet computed when it starts."""
-    for one in gc.get_objects():
-        if isinstance(one, functools._lru_cache_wrapper) and str(one.__module__).startswith("atoll.gateway"):
-            one.cache_clear()
 
 
 if __name__ == "__main__":

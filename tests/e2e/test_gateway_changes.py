@@ -18,6 +18,7 @@ from atoll.errors import Bug, EngineOutage
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
+from atoll.gateway.files import body, write_code
 from atoll.gateway.installer import Installer, Outcome
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.known import Known, MirrorEntry
@@ -253,6 +254,29 @@ async def test_a_directory_for_trying_that_is_gone_costs_time_and_nothing_else(r
     await applier.apply(_resources(rig, _newer(rig)))
     async with httpx.AsyncClient() as http:
         assert (await http.get(rig.url + "/orders/new")).status_code == 200
+
+
+async def test_an_envoy_of_an_older_version_is_given_the_table_for_trying(rig: Rig) -> None:
+    await _stop(rig)
+    Path(rig.folders.file("lds")).write_bytes(body(_resources(rig, rig.known)["lds"][:-1]))
+    shutil.rmtree(rig.folders.directory(PROOF))
+    await _start_again(rig)
+
+    write_code(rig.folders)
+    applier = Applier(rig.folders, Admin(rig.admin))
+    async with load(lambda http: http.get(rig.url + "/orders"), width=2) as traffic:
+        await applier.apply(_resources(rig, rig.known))
+        bad = _resources(rig, _newer(rig))
+        _bad_expression(bad)
+        with pytest.raises(Bug, match=r"missing \)"):
+            await applier.apply(bad)
+        await applier.apply(_resources(rig, _newer(rig)))
+        await traffic.reach(5)
+
+    assert traffic.failures == []
+    seen = await Admin(rig.admin).look()
+    assert seen
+    assert seen.refused[PROOF] == 1
 
 
 async def test_what_only_a_running_envoy_can_refuse_is_taken_back_too(rig: Rig) -> None:

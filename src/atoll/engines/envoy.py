@@ -77,10 +77,11 @@ async def _is_done(host: str, port: int, request: str) -> bool:
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(1):
             reader, writer = await asyncio.open_connection(host, port)
-            writer.write(f"{request} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-            status = await reader.readline()
-            writer.close()
-            return status.startswith(b"HTTP/1.1 200")
+            try:
+                writer.write(f"{request} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+                return (await reader.readline()).startswith(b"HTTP/1.1 200")
+            finally:
+                writer.close()
     return False
 
 

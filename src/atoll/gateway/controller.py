@@ -23,7 +23,7 @@ from atoll.errors import AtollError, BusOutage
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.environment import Environment
-from atoll.gateway.files import forget_unfinished, write_initial, write_listener
+from atoll.gateway.files import forget_unfinished, write_code, write_initial, write_listener
 from atoll.gateway.installer import Installer, Outcome
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.known import GATEWAY, Known, Replica, SystemEntry
@@ -203,6 +203,8 @@ def _entry(environment: Environment) -> Replica:
 def _start(environment: Environment, folders: Folders) -> Known:
     """What the last controller knew, or the host wrote. Makes Envoy's first files when nobody has."""
     forget_unfinished(folders)
+    # An Envoy of an older version runs without.
+    write_code(folders)
     try:
         known = Known.parse(Path(folders.inputs).read_bytes())
     except (OSError, AtollError) as error:
