@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from msgspec.structs import replace
 
+from atoll.gateway.kept import Kept, Same
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.paths import Path
-from atoll.gateway.same import Same
 from atoll.system.contract import Contract, Operation
 from atoll.system.manifest import GATEWAY_PATHS
 
@@ -20,8 +20,6 @@ _KINDS = ("service", "client")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-# So many services are computed anew only when something of theirs has changed.
-_SERVICES = 1024
 _Owners = tuple[tuple[str, str], ...]
 
 
@@ -52,6 +50,7 @@ def offers(known: Known, faults: list[str]) -> tuple[Offer, ...]:
     services = routed(known.system)
     owners = tuple((entry.prefix, name) for name, entry in services.items())
     found: list[Offer] = []
+    _of_service.begin()
     for name, entry in services.items():
         contracts = tuple(Same(one) for one in _contracts(known, name, entry, faults))
         allowed, refused = _of_service(_Declared(name, entry.prefix, contracts, frozenset(_running(known, name))), owners)
@@ -70,7 +69,7 @@ class _Declared:
     running: frozenset[str]
 
 
-@lru_cache(maxsize=_SERVICES)
+@Kept
 def _of_service(declared: _Declared, owners: _Owners) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
     """The offers that get a route, and why others do not."""
     faults: list[str] = []

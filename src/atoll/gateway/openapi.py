@@ -7,9 +7,9 @@ name. Pages of client services are not API and left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
+from atoll.gateway.kept import Kept
 from atoll.gateway.known import SystemEntry
 from atoll.gateway.offers import Offer
 from atoll.gateway.paths import Path, parameters
@@ -54,15 +54,15 @@ def _paths(offers: Sequence[Offer]) -> Json:
     """Templates that differ in parameter names only are one path (OpenAPI 3.1 §4.8.8.1): the first one's names count."""
     templates: dict[str, Path] = {}
     found: dict[str, Json] = {}
+    _operation.begin()
     for offer in offers:
         path = templates.setdefault(offer.path.shape, offer.path)
         found.setdefault(path.template, {})[offer.operation.method.lower()] = _operation(offer, path)
     return found
 
 
-@lru_cache(maxsize=16_384)
+@Kept
 def _operation(offer: Offer, path: Path) -> Json:
-    """Made once for as long as the offer stays, so nobody may change it."""
     item = offer.contract.document["openapi"]["paths"][offer.operation.path]
     raw = item[offer.operation.method.lower()]
     names = dict(zip(parameters(offer.path.template), parameters(path.template), strict=True))

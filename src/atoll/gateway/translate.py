@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from ipaddress import ip_address
 from itertools import groupby
 
@@ -35,12 +34,12 @@ from atoll.gateway.ir import (
     Tracing,
     Upstream,
 )
+from atoll.gateway.kept import Kept, Same
 from atoll.gateway.known import GATEWAY, Known, SystemEntry
 from atoll.gateway.offers import Offer, deployed, offers, order, routed
 from atoll.gateway.openapi import merge
 from atoll.gateway.page import documents
 from atoll.gateway.paths import Path
-from atoll.gateway.same import Same
 from atoll.gateway.sampling import of_fallback, sampled, usable
 from atoll.registry.replica import Replica, on_trial
 from atoll.system.budgets import BUDGETS
@@ -56,8 +55,6 @@ _UPGRADE = "upgrade"
 _HEALTH = "/health"
 _PORT = re.compile(r":\d+$")
 _OTLP_PORT = 4318
-# So many operations are translated anew only when they, or where they are served, have changed.
-_OFFERS = 16_384
 # Larger bodies pass as they come: the gateway's memory is for everybody.
 _KEPT_BYTES = 1 << 20
 
@@ -72,6 +69,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
     clusters: dict[str, Cluster] = {name: _whole(known, name) for name in deployed(known.system)}
     routes: list[Route] = []
     serving: dict[tuple[str, tuple[str, ...]], tuple[Cluster, Cluster | None]] = {}
+    _routes.begin()
     for offer in offered:
         # Operations of the same contracts have the same replicas.
         if (group := (offer.service, offer.digests)) not in serving:
@@ -127,13 +125,14 @@ def _unreachable(one: Replica, upstream: Upstream) -> str:
 def _documents(system: SystemEntry, offered: Sequence[Offer], faults: list[str]) -> tuple[Document, ...]:
     """A contract written by hand may describe its operations in ways that can't be shown: that costs the page, no route."""
     try:
+        _api.begin()
         return _api(Same(system), tuple(offered))
     except Exception as error:
         faults.append(f"there is no API page: a contract's OpenAPI can't be read ({type(error).__name__}: {error})")
         return ()
 
 
-@lru_cache(maxsize=2)
+@Kept
 def _api(system: Same[SystemEntry], offered: tuple[Offer, ...]) -> tuple[Document, ...]:
     """Not anew for replicas and keys."""
     return documents(merge(system.it, offered))
@@ -245,7 +244,7 @@ def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
     return tuple(sorted({replace(Endpoint.parse(one.address), tls=one.tls) for one in replicas}))
 
 
-@lru_cache(maxsize=_OFFERS)
+@Kept
 def _routes(offer: Offer, cluster: str, default_bytes: int) -> list[Route]:
     """One, or two where those requests are treated otherwise that carry a header, the one with the header first: an upgrade, or
     an Idempotency-Key where only with it a request may be repeated.

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 
 from atoll.gateway.ir import Document
+from atoll.gateway.kept import Kept, Same
 from atoll.gateway.page.examples import curl, first_content
 from atoll.gateway.page.sketch import resolve, sketch
-from atoll.gateway.same import Same
 
 __all__ = ["documents"]
 
@@ -111,6 +111,7 @@ def _token_help(api: Json) -> str:
 def _sections(services: dict[str, list[tuple[str, str, Json]]], api: Json) -> Iterator[str]:
     about = {tag["name"]: tag.get("description", "") for tag in api["tags"]}
     around = _Around.of(api)
+    _operation.begin()
     for service, operations in services.items():
         name = escape(service)
         text = "" if about[service].casefold() in ("", service.casefold()) else f"<p>{_prose(about[service])}</p>"
@@ -132,7 +133,7 @@ class _Around:
         return cls(msgspec.json.encode(about), about)
 
 
-@functools.lru_cache(maxsize=16_384)
+@Kept
 def _operation(method: str, path: str, one: Same[Json], around: _Around) -> str:
     operation, api = one.it, around.api
     name = operation["operationId"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, assert_never
 
 import msgspec
@@ -27,6 +26,7 @@ from atoll.gateway.ir import (
     Route,
     Sample,
 )
+from atoll.gateway.kept import Kept
 from atoll.gateway.paths import Path
 from atoll.gateway.xds import (
     api_keys,
@@ -47,8 +47,6 @@ from atoll.gateway.xds.typed import Json, header, seconds, typed
 __all__ = ["NAME", "resource"]
 
 NAME = "atoll"
-# So many are kept as they were rendered.
-_ENTRIES = 32_768
 _NOTHING = Gateway(Listener("", 0), Issuer("", ""))
 # Idle longer than any handler may take, or a slow answer would be cut off as an idle stream.
 _IDLE_MARGIN_S = 5.0
@@ -83,6 +81,7 @@ def _everywhere(gateway: Gateway) -> Json:
 
 def _routes(gateway: Gateway) -> list[Json]:
     common = _Common.of(gateway)
+    _rendered.begin()
     first = [_strange_host(), *(entry for document in gateway.documents for entry in _document(document, gateway.cors))]
     declared = [entry for one in together(gateway.routes) for entry in _rendered(one, common)]
     last = [_border(prefix) for prefix in gateway.owned] if gateway.fallback else [_not_found({"prefix": "/"})]
@@ -111,9 +110,8 @@ class _Common:
         return cls(msgspec.json.encode(about, order="deterministic"), about)
 
 
-@lru_cache(maxsize=_ENTRIES)
+@Kept
 def _rendered(entry: Entry | Answer, common: _Common) -> tuple[Json, ...]:
-    """Made once for as long as nothing of it changes, so nobody may change what it gives."""
     route = entry if isinstance(entry, Route) else None
     return tuple(_finished(one, route, common.gateway) for one in _entries(entry, common.gateway))
 
