@@ -83,7 +83,7 @@ class Applier:
         """Returns when Envoy uses all of it. Raises Bug when it refuses something (then nothing has changed), and
         EngineOutage while it does not answer; then all files are written, for the Envoy that starts next. OSError: a part is.
         """
-        wanted = {kind: body(resources[kind]) for kind in TYPES}
+        wanted = self._contents(resources)
         seen = await self._recognize()
         if reason := await self._judged(resources, wanted):
             raise Bug(f"Envoy refuses this change: {reason}", hint="nothing of it was written, the last good state is kept")
@@ -98,7 +98,7 @@ class Applier:
 
     async def refusal(self, resources: Mapping[str, list[Json]]) -> str:
         """Why Envoy would not take them; "" when it would. Writes nothing."""
-        return await self._judged(resources, {kind: body(resources[kind]) for kind in TYPES})
+        return await self._judged(resources, self._contents(resources))
 
     async def drifted(self) -> tuple[str, ...]:
         """What is not as it was left: files that somebody else wrote, types that Envoy has another version of, directories
@@ -159,6 +159,14 @@ class Applier:
         if not reason:
             self._passed = dict(wanted)
         return reason
+
+    def _contents(self, resources: Mapping[str, list[Json]]) -> dict[str, bytes]:
+        """Not encoded again where they are equal; most parts are the very same objects, so that is quickly seen."""
+        found = {}
+        for kind in TYPES:
+            content, last = self._last.get(kind, (b"", None))
+            found[kind] = content if resources[kind] == last else body(resources[kind])
+        return found
 
     def _as_passed(self, kind: str) -> list[Json]:
         content, resources = self._last.get(kind, (b"", []))
