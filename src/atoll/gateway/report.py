@@ -30,7 +30,7 @@ class Report:
         self._now |= {"error": None, "drift": None, "certificates": {}, "canaries": {}}
         self._of_input: tuple[str, ...] = ()
         self._of_certificates: tuple[str, ...] = ()
-        self._unhealed = ""
+        self._unhealed: set[str] = set()
         self._unwritten = False
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
             self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
@@ -65,7 +65,7 @@ class Report:
         last = self._now["drift"]
         if last is None or last["healed"] or last["what"] != list(what):
             logger.warning("drift: %s; it is put right now", "; ".join(what))
-            self._unhealed = ""
+            self._unhealed.clear()
             self._write(drift={"what": list(what), "seen": _now(), "healed": None})
 
     def healed(self) -> None:
@@ -75,10 +75,10 @@ class Report:
             self._write()
 
     def not_healed(self, why: str) -> None:
-        """Likewise told once."""
-        if self._unhealed != why:
+        """Likewise each reason is told once."""
+        if why not in self._unhealed:
             logger.warning("what has drifted could not be put right: %s", why)
-        self._unhealed = why
+        self._unhealed.add(why)
 
     def failed(self, error: str) -> None:
         if self._now["error"] != error:
