@@ -39,6 +39,14 @@ async def test_a_key_is_exchanged_for_a_token_of_its_client(auth: RunningAuth) -
     assert (claims.sub, claims.sid, claims.scope) == ("batch", key["id"], "inventory:read inventory:write")
 
 
+async def test_the_token_of_a_key_names_the_key_and_no_other_token_does(auth: RunningAuth) -> None:
+    """By which the gateway counts each key apart."""
+    key, other = await made(auth), await made(auth)
+    tokens = [(await exchange(auth, one["key"])).json()["access_token"] for one in (key, other)]
+    assert [auth.verified(token).atoll_key for token in tokens] == [key["id"], other["id"]]
+    assert "atoll_key" not in claims_of((await auth.sign_in())["access_token"])
+
+
 async def test_a_key_is_shown_once_and_only_its_digest_is_kept(auth: RunningAuth) -> None:
     answer = await make(auth)
     assert answer.headers["cache-control"] == "no-store"

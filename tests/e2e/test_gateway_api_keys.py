@@ -35,6 +35,7 @@ ORDERS = contract(
     {
         "/orders": {"get": {"security": [{"token": []}]}, "post": {"security": [{"token": ["orders:admin"]}]}},
         "/orders/hook": {"get": {"security": []}},
+        "/orders/few": {"get": {"security": [{"token": []}], "x-atoll-rate-limit": "3/h"}},
     },
 )
 AUTH = contract("auth", {"/auth/token": {"post": {"security": []}}})
@@ -62,7 +63,8 @@ class Exchange:
         if self.status or key not in self.good:
             await _answer(send, self.status or 400, {"error": "invalid_grant"})
             return
-        token = MINT.token(sub="batch", sid=key.split("_")[1], exp=int(time.time()) + self.good[key])
+        id = key.split("_")[1]
+        token = MINT.token(sub="batch", sid=id, atoll_key=id, exp=int(time.time()) + self.good[key])
         await _answer(send, 200, {"access_token": token, "expires_in": self.good[key], "token_type": "Bearer"})
 
 
@@ -168,6 +170,18 @@ async def test_where_no_token_is_needed_the_header_is_the_services_own(world: Wo
     assert seen["x-api-key"] == "somebody else's"
     assert (await world.ask("/nothing", x_api_key="somebody else's")).status_code == 404
     assert world.exchange.asked.total() == before
+
+
+async def test_every_key_of_a_client_has_a_bucket_of_its_own(world: World) -> None:
+    """Also while its token is another one in each worker thread, and beside what its client asks for with a token."""
+    first, second = world.key(), world.key()
+
+    async def statuses(**credential: str) -> list[int]:
+        return [(await world.ask("/orders/few", **credential)).status_code for _ in range(4)]
+
+    assert await statuses(x_api_key=first) == [200, 200, 200, 429]
+    assert await statuses(x_api_key=second) == [200, 200, 200, 429]
+    assert await statuses(authorization=f"Bearer {MINT.token(sub='batch')}") == [200, 200, 200, 429]
 
 
 async def test_a_token_is_renewed_before_it_expires_and_no_request_fails(world: World) -> None:

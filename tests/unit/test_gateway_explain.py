@@ -192,7 +192,21 @@ def test_the_rates_that_would_count_are_named() -> None:
     assert limits.says.startswith(
         "10/s of this operation for each address and 600/min of all operations for each address, shared by 2 gateways"
     )
-    assert limits.facts == {"operation": "10/s", "client": "600/min", "address": None, "gateways": 2}
+    assert limits.facts == {"operation": "10/s", "client": "600/min", "address": None, "gateways": 2, "counted_for": None}
+
+
+def test_it_is_told_whose_bucket_counts_a_subjects_or_an_api_keys() -> None:
+    limited = contract("orders", {"/orders": {"get": {"security": [{"token": []}], "x-atoll-rate-limit": "10/s"}}})
+    what = known(limited, replicas=(replica(limited, "orders-1", "127.0.0.1:2101"),))
+    gateway = translate(replace(what, keys=MINT.key_set), Listener("", 1))
+
+    def counted(token: str) -> tuple[str, object]:
+        found = explain(gateway, Question("GET", "/orders", token, MINT.claims().iat))
+        (limits,) = [step for step in found.steps if step.what == "limits"]
+        return limits.says.partition(";")[0], limits.facts["counted_for"]
+
+    assert counted(MINT.token("ada")) == ("10/s of this operation for each subject", "ada")
+    assert counted(MINT.token("batch", atoll_key="key-1")) == ("10/s of this operation for each API key", "key-1")
 
 
 def test_what_clients_may_keep_is_told_as_the_contract_has_it() -> None:

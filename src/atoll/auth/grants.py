@@ -139,11 +139,12 @@ class Grants:
         async with self._database.reader() as tx:
             key = await api_key(tx, request.required("subject_token"))
             client = await accounts.client(tx, key.client_id) if key else None
-        left_s = key.expires_at - int(time.time()) if key and key.expires_at is not None else None
-        if key is None or client is None or (left_s is not None and left_s <= 0):
+        if key is None or client is None or (key.expires_at is not None and key.expires_at <= int(time.time())):
             raise OAuthError("invalid_grant", "the API key is not known or has expired")
         scope = _narrowed(_common(key.scope, client.scope), request.scopes)
-        granted = await self._granted(client.id, key.id, scope, at_most_s=left_s)
+        claims = self._claims(client.id, key.id, scope)
+        until = claims.exp if key.expires_at is None else min(claims.exp, key.expires_at)
+        granted = await self._signed(msgspec.structs.replace(claims, exp=until, atoll_key=key.id))
         return msgspec.structs.replace(granted, issued_token_type=oauth.ACCESS_TOKEN)
 
     async def _session_of(self, client: Client) -> str:
@@ -183,22 +184,25 @@ class Grants:
         )
         return token
 
-    async def _granted(
-        self, subject: str, session_id: str, scope: str, refresh_token: str = "", *, at_most_s: int | None = None
-    ) -> Granted:
-        now, lifetime_s = int(time.time()), self._configuration.access_token_lifetime_s
-        lifetime_s = lifetime_s if at_most_s is None else min(lifetime_s, at_most_s)
-        claims = Claims(
-            iss=self._configuration.issuer,
-            aud=self._configuration.audience,
+    async def _granted(self, subject: str, session_id: str, scope: str, refresh_token: str = "") -> Granted:
+        return await self._signed(self._claims(subject, session_id, scope), refresh_token)
+
+    def _claims(self, subject: str, session_id: str, scope: str) -> Claims:
+        """From now on, for as long as access tokens live."""
+        now, settings = int(time.time()), self._configuration
+        return Claims(
+            iss=settings.issuer,
+            aud=settings.audience,
             sub=subject,
             scope=scope,
             iat=now,
-            exp=now + lifetime_s,
+            exp=now + settings.access_token_lifetime_s,
             jti=new_id(),
             sid=session_id,
         )
-        return Granted(await self._signing.sign(claims), lifetime_s, scope, "Bearer", refresh_token)
+
+    async def _signed(self, claims: Claims, refresh_token: str = "") -> Granted:
+        return Granted(await self._signing.sign(claims), claims.exp - claims.iat, claims.scope, "Bearer", refresh_token)
 
 
 async def _session(tx: Transaction, token_digest: str) -> _Session | None:

@@ -102,7 +102,7 @@ def _steps(gateway: Gateway, question: Question) -> Iterator[Step]:
         raise _Ended(200, Step("answer", True, "the gateway answers this itself, from memory"))
     if isinstance(found, Route):
         claims = yield from _allowed(gateway, found, question)
-        yield _limits(gateway.limits, found)
+        yield _limits(gateway.limits, found, claims)
         yield from _replicas(gateway, _shares(gateway, found, claims), question.health)
         yield from _caching(found)
         yield from _mirrors(gateway, found.sample, question.method, path)
@@ -238,20 +238,22 @@ def _scope(rule: TokenRule, claims: Claims) -> Iterator[Step]:
 # rates
 
 
-def _limits(limits: Limits, route: Route) -> Step:
+def _limits(limits: Limits, route: Route, claims: Claims | None) -> Step:
     """What is left of them Envoy keeps to itself, apart from the headers of the answers to whom it concerns."""
-    who = "subject" if route.token.required else "address"
+    who = "address" if claims is None else "API key" if claims.atoll_key else "subject"
     rates = {
         f"of this operation for each {who}": route.rate_limit,
         f"of all operations for each {who}": limits.client,
         "of anything for each address": limits.address,
     }
-    said = [f"{rate} {whose}" for whose, rate in rates.items() if rate]
+    said = [f"{rate} {what}" for what, rate in rates.items() if rate]
     shared = f", shared by {limits.gateways} gateways" if said and limits.gateways > 1 else ""
     left = f"{shared}; what is left stands in RateLimit-Remaining of each answer" if said else ""
     declared = {"operation": route.rate_limit, "client": limits.client, "address": limits.address}
-    facts = {name: str(rate) if rate else None for name, rate in declared.items()}
-    return Step("limits", True, (" and ".join(said) or "none") + left, {**facts, "gateways": limits.gateways})
+    facts: dict[str, Any] = {name: str(rate) if rate else None for name, rate in declared.items()}
+    whose = (claims.atoll_key or claims.sub) if claims else None
+    facts = {**facts, "gateways": limits.gateways, "counted_for": whose}
+    return Step("limits", True, (" and ".join(said) or "none") + left, facts)
 
 
 # replicas

@@ -34,16 +34,17 @@ _BUCKETS = 20_000
 
 
 def _claim(name: str) -> Json:
-    """A token without it shares a bucket with all that lack it."""
+    """Tokens without it count as one in this."""
     path = [{"key": jwt.METADATA_KEY}, {"key": name}]
     return {"metadata": {"descriptor_key": name, "metadata_key": {"key": jwt.NAME, "path": path}, "default_value": "-"}}
 
 
 # What a client is told by: names of Envoy's own for an address, of which somebody with IPv6 has a whole /64; and a subject with
-# its issuer, since another issuer's subjects may be called like ours.
+# its issuer, since another issuer's subjects may be called like ours. Each API key of a subject counts apart: a program that
+# runs wild leaves the others theirs.
 _CLIENT_IS: Mapping[str, Mapping[str, Json]] = {
     _ADDRESS: {"masked_remote_address": {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}},
-    _SUBJECT: {"iss": _claim("iss"), "sub": _claim("sub")},
+    _SUBJECT: {name: _claim(name) for name in ("iss", "sub", "atoll_key")},
 }
 
 
