@@ -12,6 +12,7 @@ from atoll.gateway.known import Known, ServiceEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
+from atoll.system.failures import FailureDetection, HealthCheck, OutlierEjection, Retries
 from tests.support.gateway import contract, known, replica
 from tests.support.golden import check
 
@@ -60,6 +61,33 @@ def test_retries() -> None:
 
 
 CORS = Cors(("https://shop.example", "https://*.partner.example"), True, 600, ("authorization",), ("etag",))
+
+
+def test_failure_detection_as_the_manifest_has_it() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "mine", **PUBLIC}}})
+    failures = FailureDetection(
+        health_check=HealthCheck(interval_s=5, timeout_s=1, unhealthy_threshold=2, healthy_threshold=3),
+        outlier_ejection=OutlierEjection(consecutive_failures=0, consecutive_5xx=7, ejection_s=30, max_ejection_percent=10),
+        retries=Retries(count=2, budget_percent=10, min_concurrent=5, try_timeout_s=1.5),
+        slow_start_s=0,
+        panic_threshold_percent=40,
+        max_connections=64,
+    )
+    services = {"orders": ServiceEntry(prefix="/orders", digests=(orders.digest,), failures=failures)}
+    what = known(orders, replicas=(replica(orders, "orders-1", "127.0.0.1:2101"),), services=services)
+
+    _check("failure_detection", {"routes": _routes(what), "cluster": _rendered(what)["cds"][0]})
+
+
+def test_no_retries_are_said_so() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "mine", **PUBLIC}}})
+    failures = FailureDetection(retries=Retries(count=0))
+    services = {"orders": ServiceEntry(prefix="/orders", digests=(orders.digest,), failures=failures)}
+
+    routes = _routes(known(orders, services=services, fallback="orders"))
+
+    policies = [one["route"]["retry_policy"] for one in routes if "route" in one]
+    assert policies == [{"num_retries": 0}, {"num_retries": 0}], "the operation's and the fallback's"
 
 
 def test_cors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
+from atoll.system.failures import FailureDetection
 from tests.support.gateway import Rig, Upstream, contract, gateway, known, load, replica, upstreams
 from tests.support.moody import Moody, moody
 from tests.support.waiting import until
@@ -179,12 +182,18 @@ async def test_a_request_in_flight_on_a_replica_that_leaves_is_finished(tmp_path
 
 
 async def test_a_replica_that_has_recovered_is_given_its_share_slowly(tmp_path: Path) -> None:
+    """By then the other one has its full share: it was new itself, when the gateway started."""
     async with upstreams(tmp_path, "orders-1", "orders-2") as (one, two):
         both = tuple(replica(ORDERS, up.name, up.address) for up in (one, two))
-        async with gateway(tmp_path / "gateway", known(ORDERS, replicas=both)) as rig, httpx.AsyncClient() as http:
+        what = known(ORDERS, replicas=both)
+        slow = structs.replace(what.system.services["orders"], failures=FailureDetection(slow_start_s=5))
+        what = replace(what, system=structs.replace(what.system, services={"orders": slow}))
+        async with gateway(tmp_path / "gateway", what) as rig, httpx.AsyncClient() as http:
             await until(lambda: _healthy(rig, 2))
+            new_until = time.monotonic() + 5
             await _ready(http, two, False)
             await until(lambda: _healthy(rig, 1), 15)
+            await until(lambda: time.monotonic() > new_until)
             await _ready(http, two, True)
             await until(lambda: _healthy(rig, 2), 15)
             seen = Counter([(await http.get(f"{rig.url}/orders/plain")).json()["replica"] for _ in range(60)])

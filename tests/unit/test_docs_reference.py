@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from atoll.service.server import MOUNTED_LIMIT_BYTES
 from atoll.service.validation import MAX_FAULTS
 from atoll.system import manifest, plan
 from atoll.system.budgets import BUDGETS, Budgets
+from atoll.system.failures import USUAL
 from atoll.tokens.verify import MAX_TOKEN_BYTES, Verifier
 from tests.support.pages import DOCS, blocks, names, rows
 from tests.support.system import ROOT
@@ -84,6 +86,13 @@ def test_the_manifests_page_shows_the_defaults() -> None:
         "sampling": default(manifest.TelemetrySpec, "sampling"),
         "mirrors.NAME.share": default(manifest.MirrorSpec, "share"),
     }
+    usual = asdict(USUAL)
+    groups = {
+        f"{group}.{key}": value for group in usual if isinstance(usual[group], dict) for key, value in usual[group].items()
+    }
+    shown |= {names(row[0])[0]: row[2].strip("`") for row in rows(REFERENCE / "manifest.md", "## `[gateway]`")}
+    plain = {key: value for key, value in usual.items() if not isinstance(value, dict)}
+    defaults |= {key: f"{value:g}" for key, value in (plain | groups).items() if value is not None}
     assert {name: shown[name] for name in defaults} == {name: str(value) for name, value in defaults.items()}
 
 

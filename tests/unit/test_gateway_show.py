@@ -144,7 +144,7 @@ def test_json_is_the_whole_ir() -> None:
 
 
 def test_a_system_that_has_never_run_shows_what_its_accepted_contracts_ask_for(tmp_path: Path) -> None:
-    legacy = '[services.legacy]\ncommand = ["serve"]\ncontract = "contracts/legacy.json"\n'
+    legacy = '[services.legacy]\ncommand = ["serve"]\ncontract = "contracts/legacy.json"\nretries.count = 3\n'
     (tmp_path / "atoll.toml").write_text(f'format = 1\nname = "s"\n[gateway]\nport = 8099\n{legacy}')
     paths = {"/legacy/a": {"get": {"operationId": "a", "responses": {"200": {"description": "ok"}}}}}
     openapi = {"openapi": "3.1.0", "info": {"title": "legacy", "version": "1"}, "paths": paths}
@@ -157,5 +157,7 @@ def test_a_system_that_has_never_run_shows_what_its_accepted_contracts_ask_for(t
     assert said.stdout.startswith("s has never run here.")
     assert "port=8099" in said.stdout
     assert line(said.stdout, "/legacy/a").split()[:5] == ["GET,HEAD", "/legacy/a", "legacy", "token", "legacy.a"]
+    assert "retries=3" in line(said.stdout, "/legacy/a")
+    assert "failures.retries.count=3" in said.stdout
     refused = atoll("gateway", "show", "nobody", folder=tmp_path)
     assert (refused.returncode, "services: legacy" in refused.stderr) == (1, True)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import SystemMistake
+from atoll.host.processes import auth_service
 from atoll.system import files
+from atoll.system.failures import HealthCheck, Retries
 from atoll.system.manifest import Secret, System, parse
 
 SHOP = """\
@@ -139,6 +141,32 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ),
         ('format = 1\nname = "s"\n[gateway]\npublic_url = "http://a"\n[gateway.tls]\n', 4, "begins with http://", "https://"),
         ('format = 1\nname = "s"\n[services.a]\nkind = "simulator"\nconcurrency = 1\n', 5, "is a simulator", ""),
+        *(
+            (f'format = 1\nname = "s"\n[services.a]\n{key} = {value}\n', 4, said, "")
+            for key, value, said in [
+                ("slow_start_s", "-1", "`slow_start_s` must be a number from 0 to 600, not -1"),
+                ("panic_threshold_percent", "101", "whole number from 0 to 100, not 101"),
+                ("max_connections", "0", "whole number from 1 to 65535, not 0"),
+                ("health_check.interval_s", "0", "`interval_s` must be a number from 0.1 to 300, not 0"),
+                ("health_check.timeout_s", '"2s"', "a number from 0.1 to 60, not the text '2s'"),
+                ("health_check.unhealthy_threshold", "0", "whole number from 1 to 100, not 0"),
+                ("outlier_ejection.consecutive_failures", "-1", "whole number from 0 to 1000, not -1"),
+                ("retries.count", "101", "whole number from 0 to 100, not 101"),
+                ("retries.try_timeout_s", "0", "a number from 0.01 to 3600, not 0"),
+            ]
+        ),
+        (
+            'format = 1\nname = "s"\n[services.a.health_check]\ninterval = 1\n',
+            4,
+            "unknown key `interval` in [services.a.health_check]",
+            "healthy_threshold, interval_s, timeout_s, unhealthy_threshold",
+        ),
+        (
+            'format = 1\nname = "s"\n[services.a]\nkind = "simulator"\nretries.count = 1\n',
+            5,
+            "a is a simulator: nothing reaches it through the gateway",
+            "",
+        ),
         *(
             (f'format = 1\nname = "s"\n[gateway]\npublic_url = "{url}"\n', 4, said, "")
             for url, said in [
@@ -341,3 +369,37 @@ def test_what_clients_may_type(url: str) -> None:
 def test_an_issuer_is_trusted_over_tls_or_on_this_machine(issuer: str) -> None:
     keys = 'jwks_url = "https://keys.example/k?p=b2c"\n'
     assert shop(CORP + f'issuer = "{issuer}"\naudience = "a"\n{keys}').auth.options["providers"]["corp"]["issuer"] == issuer
+
+
+def test_a_service_says_of_failures_what_the_gateway_does_not_say_for_all() -> None:
+    """Key by key: who changes a check's interval keeps the threshold that holds for everybody."""
+    system = parse(
+        """
+format = 1
+name = "s"
+[gateway]
+slow_start_s = 3
+health_check = { interval_s = 5, unhealthy_threshold = 2 }
+retries.count = 4
+[services.a]
+[services.b]
+slow_start_s = 0
+health_check.interval_s = 0.5
+retries = { try_timeout_s = 2, budget_percent = 50 }
+""",
+        Path("atoll.toml"),
+    )
+    a, b = (spec.failures for spec in system.services)
+
+    assert a == system.gateway.failures
+    assert (a.slow_start_s, a.health_check, a.retries) == (
+        3,
+        HealthCheck(interval_s=5, unhealthy_threshold=2),
+        Retries(count=4),
+    )
+    assert (b.slow_start_s, b.health_check, b.retries) == (
+        0,
+        HealthCheck(interval_s=0.5, unhealthy_threshold=2),
+        Retries(count=4, try_timeout_s=2, budget_percent=50),
+    )
+    assert auth_service(system).failures == a

@@ -300,6 +300,9 @@ def _of_cluster(gateway: Gateway, share: _Share, health: Health | None) -> Step:
     shown = ", ".join(f"{address} {state}" for address, state in said.items())
     if not said:
         return Step("replicas", False, f"{who} has none: nobody announced one", facts)
+    panic = cluster.failures.panic_threshold_percent
+    if health is not None and "healthy" not in said.values() and panic:
+        return Step("replicas", True, f"{who} has no healthy one, so all are tried (panic threshold {panic} %): {shown}", facts)
     if health is not None and "healthy" not in said.values():
         return Step("replicas", False, f"{who} has no healthy one: {shown}", facts)
     return Step("replicas", True, f"{who}: {shown}{most}", facts)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from atoll.gateway.paths import Path
 from atoll.system.contract import BODY_LIMIT_BYTES, Protocol
+from atoll.system.failures import USUAL, FailureDetection
 from atoll.system.rates import Rate
 from atoll.tokens.keys import KeySet
 from atoll.tokens.providers import Provider
@@ -29,7 +30,6 @@ __all__ = [
     "MethodRefusal",
     "Mirror",
     "Overload",
-    "RetryBudget",
     "Route",
     "Sample",
     "Tls",
@@ -60,26 +60,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class RetryBudget:
-    """How many retries of one cluster may be under way: this share of its requests, and always `at_least` as many."""
-
-    percent: float = 20.0
-    at_least: int = 100
-
-
-@dataclass(frozen=True, slots=True)
 class Cluster:
     """Replicas that can stand for each other. `name` is the service's, or `orders@<digest>+…` while contracts differ.
 
-    A replica that has become healthy again is given its full share of requests after `slow_start_s`. Beyond `concurrency`
-    requests in flight there is a 503 at once.
+    Beyond `concurrency` requests in flight there is a 503 at once.
     """
 
     name: str
     service: str
     endpoints: tuple[Endpoint, ...]
-    retry_budget: RetryBudget = RetryBudget()
-    slow_start_s: float = 10.0
+    failures: FailureDetection = USUAL
     concurrency: int | None = None
     protocol: Protocol = "http1"
 
@@ -138,7 +128,8 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Route:
     """One operation. `timeout_s` None never times out (streaming); `repeatable` may be tried again after it was sent, and
-    is after `try_timeout_s` without an answer. With `header`, only requests that carry it take this route.
+    is after `try_timeout_s` without an answer; any is that did not reach a replica, each up to `retries` times. With `header`,
+    only requests that carry it take this route.
 
     `rate_limit` is each client's: the token's subject, or the address where no token is needed. A body is at most
     `body_limit_bytes`; `whole_body`: it is sent on when all of it is here.
@@ -165,6 +156,7 @@ class Route:
     canary: Canary | None = None
     sample: tuple[Sample, ...] = ()
     cache: str = ""
+    retries: int = USUAL.retries.count
 
     @property
     def shares(self) -> tuple[tuple[str, int], ...]:

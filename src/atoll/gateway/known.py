@@ -19,6 +19,7 @@ from atoll.errors import Malformed, SystemMistake
 from atoll.gateway.ir import Cors, Endpoint
 from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
+from atoll.system.failures import USUAL, FailureDetection
 from atoll.tokens.keys import KeySet
 from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import Revocations
@@ -36,7 +37,8 @@ _T = TypeVar("_T")
 
 class ServiceEntry(msgspec.Struct, frozen=True):
     """One service in the document `system`. The first of `digests` is the newest contract; `concurrency` is how many requests
-    may be in flight to it; `canary_percent` of the clients meet its canaries where these can answer.
+    may be in flight to it; `canary_percent` of the clients meet its canaries where these can answer; `failures` are what the
+    manifest says of them.
     """
 
     kind: str = "service"
@@ -44,6 +46,7 @@ class ServiceEntry(msgspec.Struct, frozen=True):
     digests: tuple[str, ...] = ()
     concurrency: int | None = None
     canary_percent: int = 0
+    failures: FailureDetection = USUAL
 
 
 class MirrorEntry(msgspec.Struct, frozen=True):

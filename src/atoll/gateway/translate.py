@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import groupby
+from typing import TypedDict
 
 from atoll.gateway.ir import (
     PUBLIC,
@@ -44,6 +45,7 @@ from atoll.gateway.sampling import of_fallback, sampled, usable
 from atoll.registry.replica import Replica, on_trial
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, Operation
+from atoll.system.failures import FailureDetection, Retries
 from atoll.system.rates import Rate
 
 __all__ = ["translate"]
@@ -57,6 +59,11 @@ _PORT = re.compile(r":\d+$")
 _OTLP_PORT = 4318
 # Larger bodies pass as they come: the gateway's memory is for everybody.
 _KEPT_BYTES = 1 << 20
+
+
+class _Manifested(TypedDict):
+    concurrency: int | None
+    failures: FailureDetection
 
 
 def translate(known: Known, listener: Listener) -> Gateway:
@@ -77,7 +84,7 @@ def translate(known: Known, listener: Listener) -> Gateway:
         cluster, trial = serving[group]
         clusters |= {one.name: one for one in (cluster, trial) if one and one.name not in clusters}
         split = _split(known, cluster, trial)
-        own = _routes(offer, cluster.name, listener.body_limit_bytes)
+        own = _routes(offer, cluster.name, cluster.failures.retries, listener.body_limit_bytes)
         routes += [replace(one, canary=split) for one in own] if split else own
     system = known.system
     return Gateway(
@@ -187,7 +194,12 @@ def _whole(known: Known, service: str) -> Cluster:
     endpoints = _endpoints(one for one in known.present_by_service.get(service, ()) if not one.canary)
     newest = known.usable.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
     protocol = newest.protocol if newest else "http1"
-    return Cluster(service, service, endpoints, concurrency=_concurrency(known, service), protocol=protocol)
+    return Cluster(service, service, endpoints, protocol=protocol, **_manifested(known, service))
+
+
+def _manifested(known: Known, service: str) -> _Manifested:
+    """What the manifest says of all of a service's replicas."""
+    return {"concurrency": _concurrency(known, service), "failures": known.system.services[service].failures}
 
 
 def _concurrency(known: Known, service: str) -> int | None:
@@ -211,8 +223,8 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
         f"{offer.service}@{'+'.join(digests)}",
         offer.service,
         _endpoints(serving),
-        concurrency=_concurrency(known, offer.service),
         protocol=offer.contract.protocol,
+        **_manifested(known, offer.service),
     )
 
 
@@ -225,8 +237,8 @@ def _canaries(known: Known, offer: Offer) -> Cluster | None:
         on_trial(offer.service),
         offer.service,
         _endpoints(serving),
-        concurrency=_concurrency(known, offer.service),
         protocol=offer.contract.protocol,
+        **_manifested(known, offer.service),
     )
 
 
@@ -245,11 +257,11 @@ def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
 
 
 @Kept
-def _routes(offer: Offer, cluster: str, default_bytes: int) -> list[Route]:
+def _routes(offer: Offer, cluster: str, retries: Retries, default_bytes: int) -> list[Route]:
     """One, or two where those requests are treated otherwise that carry a header, the one with the header first: an upgrade, or
     an Idempotency-Key where only with it a request may be repeated.
     """
-    route = _route(offer, cluster, default_bytes)
+    route = _route(offer, cluster, retries, default_bytes)
     if offer.operation.websocket:
         socket = replace(route, methods=("GET",), timeout_s=None, try_timeout_s=None, header=_UPGRADE, websocket=True)
         return [socket, route]
@@ -259,7 +271,7 @@ def _routes(offer: Offer, cluster: str, default_bytes: int) -> list[Route]:
     return [replace(route, repeatable=True, try_timeout_s=None, header=_IDEMPOTENCY_KEY), route]
 
 
-def _route(offer: Offer, cluster: str, default_bytes: int) -> Route:
+def _route(offer: Offer, cluster: str, retries: Retries, default_bytes: int) -> Route:
     operation = offer.operation
     body_limit_bytes = operation.body_limit_bytes or (default_bytes if operation.streaming else BODY_LIMIT_BYTES)
     # HEAD follows GET (RFC 9110 §9.3.2).
@@ -274,12 +286,18 @@ def _route(offer: Offer, cluster: str, default_bytes: int) -> Route:
         token=PUBLIC if operation.public else TokenRule(scope=operation.scope),
         timeout_s=_timeout_s(operation),
         repeatable=repeatable,
-        try_timeout_s=operation.try_timeout_s if repeatable else None,
+        try_timeout_s=_try_timeout_s(operation, retries) if repeatable else None,
         rate_limit=operation.rate_limit,
         body_limit_bytes=body_limit_bytes,
         whole_body=operation.whole_body and body_limit_bytes <= _KEPT_BYTES,
         cache=operation.cache,
+        retries=retries.count,
     )
+
+
+def _try_timeout_s(operation: Operation, retries: Retries) -> float | None:
+    """The operation's own, else its service's. A stream that takes its time is no try that has failed."""
+    return operation.try_timeout_s or (None if operation.streaming else retries.try_timeout_s)
 
 
 def _timeout_s(operation: Operation) -> float | None:

@@ -220,7 +220,13 @@ def system_document(system: System, weights: Mapping[str, int] | None = None) ->
 
 def _entry(spec: ServiceSpec, canary_percent: int) -> dict[str, Any]:
     kind = "service" if spec.name == AUTH else spec.kind
-    return {"kind": kind, "prefix": spec.prefix, "concurrency": spec.concurrency, "canary_percent": canary_percent}
+    return {
+        "kind": kind,
+        "prefix": spec.prefix,
+        "concurrency": spec.concurrency,
+        "canary_percent": canary_percent,
+        "failures": asdict(spec.failures),
+    }
 
 
 def _mirror(mirror: MirrorSpec) -> dict[str, Any]:

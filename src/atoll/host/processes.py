@@ -219,7 +219,8 @@ def auth_kind(system: System) -> dict[str, str]:
 def auth_service(system: System) -> ServiceSpec:
     """Auth as if it stood in the manifest: its folder is atoll's own package."""
     folder = Path(__file__).resolve().parent.parent / AUTH
-    return ServiceSpec(AUTH, folder, prefix="/auth", where=str(system.folder / "atoll.toml"))
+    where = str(system.folder / "atoll.toml")
+    return ServiceSpec(AUTH, folder, prefix="/auth", where=where, failures=system.gateway.failures)
 
 
 def simulator(system: System, spec: ServiceSpec, slot: Slot, known: Known) -> ProcessSpec:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from atoll.errors import SystemMistake
+from atoll.system.failures import USUAL, FailureDetection
 from atoll.system.positions import Positions, scan, syntax_error_line
 from atoll.system.rates import MEANING, Rate
 
@@ -108,7 +109,7 @@ class GatewaySpec:
 
     `rate_limit` is what one client may ask over all operations; `address_rate_limit` what one address may, whoever asks.
     `body_limit_bytes` is for what has no limit of its own: mounted applications and the fallback. Above `memory_limit_mib` of
-    its own, or `cpu_limit_percent` of the machine, it sheds requests.
+    its own, or `cpu_limit_percent` of the machine, it sheds requests. `failures` are for services that say nothing of them.
     """
 
     port: int = _PORT
@@ -124,6 +125,7 @@ class GatewaySpec:
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     mirrors: tuple[MirrorSpec, ...] = ()
+    failures: FailureDetection = USUAL
 
     @property
     def url(self) -> str:
@@ -199,6 +201,7 @@ class ServiceSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
     canary: CanarySpec | None = None
+    failures: FailureDetection = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,8 +435,39 @@ _TLS = _Table(
         "http3": _flag,
     }
 )
+# Of a service, and of the gateway for all services that say nothing else.
+_FAILURES: Mapping[str, Check | _Table] = {
+    "health_check": _Table(
+        {
+            "interval_s": _number(0.1, 300),
+            "timeout_s": _number(0.1, 60),
+            "unhealthy_threshold": _whole(1, 100),
+            "healthy_threshold": _whole(1, 100),
+        }
+    ),
+    "outlier_ejection": _Table(
+        {
+            "consecutive_failures": _whole(0, 1000),
+            "consecutive_5xx": _whole(0, 1000),
+            "ejection_s": _number(0.1, 3600),
+            "max_ejection_percent": _whole(0, 100),
+        }
+    ),
+    "retries": _Table(
+        {
+            "count": _whole(0, 100),
+            "budget_percent": _number(0, 100),
+            "min_concurrent": _whole(0, 10_000),
+            "try_timeout_s": _number(0.01, 3600),
+        }
+    ),
+    "slow_start_s": _number(0, 600),
+    "panic_threshold_percent": _whole(0, 100),
+    "max_connections": _whole(1, 65_535),
+}
 _GATEWAY = _Table(
     {
+        **_FAILURES,
         "port": _whole(1, 65_535),
         "public_url": _URL,
         "fallback": _NAME,
@@ -484,6 +518,7 @@ _CANARY = _Table(
 )
 _SERVICE = _Table(
     {
+        **_FAILURES,
         "kind": _one_of("service", "client", "simulator"),
         "prefix": _PREFIX,
         "owner": _text,
@@ -556,12 +591,13 @@ class _Reader:
         services = {
             name: {**table, **overlay.get("services", {}).get(name, {})} for name, table in document.get("services", {}).items()
         }
+        gateway = self.gateway(document.get("gateway", {}), overlay.get("gateway", {}))
         system = System(
             name=document["name"],
             folder=self.path.parent,
-            gateway=self.gateway(document.get("gateway", {}), overlay.get("gateway", {})),
+            gateway=gateway,
             auth=self.auth({**document.get("auth", {}), **overlay.get("auth", {})}),
-            services=tuple(self.service(name, table) for name, table in services.items()),
+            services=tuple(self.service(name, table, gateway.failures) for name, table in services.items()),
             bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
             telemetry=TelemetrySpec(**{**document.get("telemetry", {}), **overlay.get("telemetry", {})}),
             environment=environment,
@@ -577,7 +613,8 @@ class _Reader:
         if "cors" in both:
             both["cors"] = _cors(both["cors"])
         both["mirrors"] = tuple(self.mirror(name, one) for name, one in both.get("mirrors", {}).items())
-        return GatewaySpec(**both)
+        failures = _failures(both, USUAL)
+        return GatewaySpec(**{key: value for key, value in both.items() if key not in _FAILURES}, failures=failures)
 
     def tls(self, table: Mapping[str, Any], gateway: Mapping[str, Any]) -> TlsSpec:
         at = ("gateway", "tls")
@@ -635,7 +672,7 @@ class _Reader:
             **{key: tuple(table.get(key, ())) for key in ("paths", "unsafe", "ignore")},
         )
 
-    def service(self, name: str, table: Mapping[str, Any]) -> ServiceSpec:
+    def service(self, name: str, table: Mapping[str, Any], failures: FailureDetection) -> ServiceSpec:
         folder = self.path.parent
         at = ("services", name)
         self.check_service(name, table, at)
@@ -655,6 +692,7 @@ class _Reader:
             settings={key: _value(value) for key, value in table.get("settings", {}).items()},
             where=self.where(at),
             canary=_canary(folder, table["canary"]) if "canary" in table else None,
+            failures=_failures(table, failures),
         )
 
     def check_service(self, name: str, table: Mapping[str, Any], at: tuple[str, ...]) -> None:
@@ -671,8 +709,9 @@ class _Reader:
         if "contract" in table and "command" not in table:
             hint = "remove `contract`, or say with `command` how the service is started"
             raise self.mistake((*at, "contract"), f"the contract of {name} is derived from its code", hint)
-        if simulator and "concurrency" in table:
-            raise self.mistake((*at, "concurrency"), f"{name} is a simulator: nothing reaches it through the gateway")
+        for key in ("concurrency", *_FAILURES):
+            if simulator and key in table:
+                raise self.mistake((*at, key), f"{name} is a simulator: nothing reaches it through the gateway")
         if simulator and "command" not in table:
             raise self.mistake(
                 at, f"{name} is a simulator and needs a `command`", 'command = ["python", "simulator.py", "{port}"]'
@@ -769,6 +808,13 @@ class _Reader:
 def _cors(table: Mapping[str, Any]) -> CorsSpec:
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     return CorsSpec(**found)
+
+
+def _failures(table: Mapping[str, Any], usual: FailureDetection) -> FailureDetection:
+    """What `table` says of failures, key by key over what is `usual`."""
+    said = {key: table[key] for key in _FAILURES if key in table}
+    groups = {key: replace(getattr(usual, key), **value) for key, value in said.items() if isinstance(value, Mapping)}
+    return replace(usual, **{**said, **groups})
 
 
 def _below(path: str, prefix: str) -> bool:

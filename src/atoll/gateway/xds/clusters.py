@@ -9,6 +9,7 @@ from atoll.gateway.xds import tls
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.typed import Json, header, seconds, typed
 from atoll.system.contract import Protocol
+from atoll.system.failures import FailureDetection, HealthCheck, OutlierEjection
 
 __all__ = ["resource"]
 
@@ -17,6 +18,8 @@ __all__ = ["resource"]
 _IDLE_S = 60.0
 _CONNECT_S = 0.5
 _MANY = 4096
+# How much sooner somebody unhealthy is asked again.
+_AGAIN = 4
 
 
 def resource(cluster: Cluster, folders: Folders) -> Json:
@@ -26,17 +29,23 @@ def resource(cluster: Cluster, folders: Folders) -> Json:
         type="STATIC",
         connect_timeout=seconds(_CONNECT_S),
         lb_policy="LEAST_REQUEST",
-        # Counts for who becomes healthy again. A change of the set makes all replicas new to Envoy, and so all alike.
-        least_request_lb_config={"slow_start_config": {"slow_start_window": seconds(cluster.slow_start_s)}},
-        # Never send to replicas that are known to be unhealthy: no replica is a 503, not a guess.
-        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        **_slow_start(cluster.failures),
+        # 0: never send to replicas that are known to be unhealthy. No replica is a 503, not a guess.
+        common_lb_config={"healthy_panic_threshold": {"value": cluster.failures.panic_threshold_percent}},
         load_assignment=_assignment(cluster),
-        health_checks=[_health_check(cluster.protocol)],
-        outlier_detection=_outlier_detection(),
+        health_checks=[_health_check(cluster.failures.health_check, cluster.protocol)],
+        outlier_detection=_outlier_detection(cluster.failures.outlier_ejection),
         circuit_breakers={"thresholds": [_threshold(cluster)]},
         typed_extension_protocol_options={_PROTOCOL: _options(cluster.protocol)},
         **_sockets(cluster, folders),
     )
+
+
+def _slow_start(failures: FailureDetection) -> Json:
+    """Counts for who becomes healthy again. A change of the set makes all replicas new to Envoy, and so all alike."""
+    if not failures.slow_start_s:
+        return {}
+    return {"least_request_lb_config": {"slow_start_config": {"slow_start_window": seconds(failures.slow_start_s)}}}
 
 
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -57,12 +66,15 @@ def _threshold(cluster: Cluster) -> Json:
 
     Requests wait for a connection, never for their turn: whoever is one too many is told so at once, and not tried again.
     """
-    budget, most = cluster.retry_budget, cluster.concurrency or _MANY
+    retries, most = cluster.failures.retries, cluster.concurrency or _MANY
     return {
-        "max_connections": _MANY,
+        "max_connections": cluster.failures.max_connections,
         "max_pending_requests": most,
         "max_requests": most,
-        "retry_budget": {"budget_percent": {"value": budget.percent}, "min_retry_concurrency": budget.at_least},
+        "retry_budget": {
+            "budget_percent": {"value": retries.budget_percent},
+            "min_retry_concurrency": retries.min_concurrent,
+        },
     }
 
 
@@ -99,19 +111,15 @@ _AS_GRPC: Json = {
 }
 
 
-def _health_check(protocol: Protocol) -> Json:
-    """503 is unhealthy: own database gone, or draining. An answer of 404 is a program without our health paths.
-
-    Patient with silence, because on a busy machine all replicas are slow at once and there would be none left; who can't be
-    reached at all is ejected much sooner (`_outlier_detection`).
-    """
+def _health_check(check: HealthCheck, protocol: Protocol) -> Json:
+    """503 is unhealthy: own database gone, or draining. An answer of 404 is a program without our health paths."""
     return {
-        "timeout": "2s",
-        "interval": "1s",
-        "unhealthy_interval": "0.25s",
-        "no_traffic_interval": "1s",
-        "unhealthy_threshold": 3,
-        "healthy_threshold": 1,
+        "timeout": seconds(check.timeout_s),
+        "interval": seconds(check.interval_s),
+        "unhealthy_interval": seconds(check.interval_s / _AGAIN),
+        "no_traffic_interval": seconds(check.interval_s),
+        "unhealthy_threshold": check.unhealthy_threshold,
+        "healthy_threshold": check.healthy_threshold,
         "http_health_check": {
             "path": "/health/ready",
             "expected_statuses": [{"start": 200, "end": 500}],
@@ -120,21 +128,20 @@ def _health_check(protocol: Protocol) -> Json:
     }
 
 
-def _outlier_detection() -> Json:
-    """Ejects who can't be reached, long before the next health check. An answer, of whatever status, is proof of life:
-    otherwise five faulty requests to one operation would take a replica away from all the others.
-    """
+def _outlier_detection(outliers: OutlierEjection) -> Json:
+    """Envoy wants a number also where it counts nothing."""
     return {
         "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": 2,
-        "enforcing_consecutive_local_origin_failure": 100,
+        "consecutive_local_origin_failure": max(1, outliers.consecutive_failures),
+        "enforcing_consecutive_local_origin_failure": 100 if outliers.consecutive_failures else 0,
         "enforcing_local_origin_success_rate": 0,
-        "enforcing_consecutive_5xx": 0,
+        **({"consecutive_5xx": outliers.consecutive_5xx} if outliers.consecutive_5xx else {}),
+        "enforcing_consecutive_5xx": 100 if outliers.consecutive_5xx else 0,
         "enforcing_consecutive_gateway_failure": 0,
         "enforcing_success_rate": 0,
         "interval": "1s",
-        "base_ejection_time": "5s",
-        "max_ejection_time": "10s",
-        # A single replica is never ejected: its requests are retried while it restarts.
-        "max_ejection_percent": 50,
+        "base_ejection_time": seconds(outliers.ejection_s),
+        "max_ejection_time": seconds(2 * outliers.ejection_s),
+        # By default a single replica is never ejected: its requests are retried while it restarts.
+        "max_ejection_percent": outliers.max_ejection_percent,
     }

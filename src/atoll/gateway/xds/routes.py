@@ -43,6 +43,7 @@ from atoll.gateway.xds import (
 )
 from atoll.gateway.xds.answers import Answer, together
 from atoll.gateway.xds.typed import Json, header, seconds, typed
+from atoll.system.failures import USUAL
 
 __all__ = ["NAME", "resource"]
 
@@ -73,7 +74,7 @@ def resource(gateway: Gateway) -> Json:
 
 def _everywhere(gateway: Gateway) -> Json:
     """What holds for all routes that say nothing else."""
-    found: Json = {"retry_policy": _retries(repeatable=True)}
+    found: Json = {"retry_policy": _retries(USUAL.retries.count, repeatable=True)}
     if gateway.cors:
         found["typed_per_filter_config"] = {cors.NAME: cors.policy(gateway.cors)}
     return found
@@ -207,9 +208,9 @@ def _told_scope(route: Route) -> Json:
 
 def _own_retries(route: Route) -> Json:
     """Where they are not those of all."""
-    if route.repeatable and route.try_timeout_s is None:
+    if route.repeatable and route.try_timeout_s is None and route.retries == USUAL.retries.count:
         return {}
-    return {"retry_policy": _retries(route.repeatable, route.try_timeout_s)}
+    return {"retry_policy": _retries(route.retries, route.repeatable, route.try_timeout_s)}
 
 
 def _passed_as_it_is(route: Route, gateway: Gateway) -> dict[str, Any]:
@@ -266,15 +267,16 @@ def _times(timeout_s: float | None) -> Json:
     return {"timeout": seconds(timeout_s), "idle_timeout": seconds(timeout_s + _IDLE_MARGIN_S)}
 
 
-def _retries(repeatable: bool, try_timeout_s: float | None = None) -> Json:
+def _retries(count: int, repeatable: bool, try_timeout_s: float | None = None) -> Json:
     """Envoy retries whatever the method is: what may have reached a service is repeated only where that changes nothing.
 
     An answer is never repeated, not even a 503: replicas share one database, so that would only ask it more.
     """
+    if not count:
+        return {"num_retries": 0}
     policy: Json = {
         "retry_on": _SAFE_TO_REPEAT,
-        # With the waiting between them, enough for a single replica to start again.
-        "num_retries": 12,
+        "num_retries": count,
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.500s"},
         "host_selection_retry_max_attempts": 3,
         "retry_host_predicate": [
@@ -366,10 +368,11 @@ def _fallback(cluster: str, gateway: Gateway) -> Json:
     untouched = compression.off() if gateway.compression else {}
     if gateway.cors:
         untouched[cors.NAME] = cors.off()
+    retries = next(one.failures.retries.count for one in gateway.clusters if one.name == cluster)
     return {
         "name": f"{cluster}.fallback",
         "match": {"prefix": "/"},
-        "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(repeatable=False), **_WEBSOCKET},
+        "route": {"cluster": cluster, **_times(None), "retry_policy": _retries(retries, repeatable=False), **_WEBSOCKET},
         "typed_per_filter_config": {**_public(), **untouched},
     }
 
