@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -25,13 +27,27 @@ async def later() -> str:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
-    with system("pair", tmp_path_factory.mktemp("canary") / "pair") as pair:
+    with running(tmp_path_factory.mktemp("canary")) as pair:
+        yield pair
+
+
+@pytest.fixture
+def ending(tmp_path: Path) -> Iterator[RunningSystem]:
+    """One whose canary a test may end."""
+    with running(tmp_path) as pair:
+        yield pair
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[RunningSystem]:
+    with system("pair", folder / "pair") as pair:
         newer = pair.folder / "services" / "middle-next"
         shutil.copytree(pair.folder / "services" / "middle", newer)
         code = newer / "middle" / "service.py"
         code.write_text(code.read_text() + NEXT)
         manifest = pair.folder / "atoll.toml"
-        manifest.write_text(manifest.read_text() + '\n[services.middle.canary]\nfolder = "services/middle-next"\n')
+        canary = '\n[services.middle.canary]\nfolder = "services/middle-next"\n'
+        manifest.write_text(manifest.read_text() + canary)
         pair.up()
         yield pair
 
@@ -100,6 +116,70 @@ def test_a_service_without_one_says_how_to_have_one(pair: RunningSystem) -> None
     assert refused.returncode == 1
     assert "left has no canary" in refused.stderr
     assert "[services.left.canary]" in refused.stderr
+
+
+def both() -> Callable[[], Ask]:
+    """What either version offers, by turns; a POST is never sent twice."""
+    asks = cycle([Ask("GET", "/middle/process"), Ask("POST", "/middle/process", 201)])
+    return lambda: next(asks)
+
+
+@pytest.mark.parametrize("weight", [0, 100])
+def test_its_version_becomes_the_services_under_load_without_a_failed_request(ending: RunningSystem, weight: int) -> None:
+    """Whoever met the service, and whoever met the canary: all of this load has one address."""
+    ending.must("scale", "middle=2")
+    ending.must("canary", "middle", "--weight", str(weight))
+    with load(ending.url, both(), {}, clients=4) as answers:
+        until_sync(answers.more(40), 20)
+        said = json.loads(ending.must("canary", "middle", "--promote", "--json"))
+        until_sync(answers.more(40), 20)
+
+    assert said == {"service": "middle", "promoted": str(ending.folder / "services" / "middle-next")}
+    assert answers.unexpected == []
+    names = [name for name, one in ending.processes().items() if one["service"] == "middle"]
+    assert (len(names), [name for name in names if "canary" in name], confirmed(ending)) == (2, [], {})
+    with ending.client() as http:
+        assert {http.get("/middle/next").json() for _ in range(10)} == {"later"}
+        ending.must("restart", "middle")
+        assert http.get("/middle/next").json() == "later", "it is the service's version from now on"
+    assert "middle has no canary now" in ending.run("canary", "middle", "--weight", "5").stderr
+
+
+def test_it_is_given_up_under_load_without_a_failed_request(ending: RunningSystem) -> None:
+    ending.must("canary", "middle", "--weight", "100")
+    with load(ending.url, both(), {}, clients=4) as answers:
+        until_sync(answers.more(40), 20)
+        said = json.loads(ending.must("canary", "middle", "--abort", "--json"))
+        until_sync(answers.more(40), 20)
+
+    assert said == {"service": "middle", "aborted": True}
+    assert answers.unexpected == []
+    assert "middle-canary-1" not in ending.processes()
+    with ending.client() as http:
+        until_sync(lambda: http.get("/middle/next").status_code == 404, 10)
+    assert "middle has no canary now" in ending.run("canary", "middle", "--promote").stderr
+
+
+def test_a_version_that_does_not_start_in_the_services_place_leaves_the_service_as_it_is(ending: RunningSystem) -> None:
+    """The canary runs already; its files were broken since."""
+    before = pid(ending, "middle-1")
+    code = ending.folder / "services" / "middle-next" / "middle" / "service.py"
+    code.write_text(code.read_text() + "\nraise SystemExit('broken since')\n")
+    with load(ending.url, both(), {}, clients=2) as answers:
+        refused = ending.run("canary", "middle", "--promote")
+        until_sync(answers.more(10), 20)
+
+    assert refused.returncode == 1
+    assert "middle-2" in refused.stderr
+    assert answers.unexpected == []
+    assert (pid(ending, "middle-1"), "middle-canary-1" in ending.processes()) == (before, True)
+    ending.must("canary", "middle", "--weight", "1")
+
+
+def test_one_thing_at_a_time_can_be_asked_of_it(pair: RunningSystem) -> None:
+    for options in ((), ("--promote", "--abort"), ("--weight", "1", "--abort")):
+        refused = pair.run("canary", "middle", *options)
+        assert (refused.returncode, "one thing at a time" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

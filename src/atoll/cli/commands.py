@@ -23,7 +23,7 @@ COMMANDS = {
     "run": ("run", "Run one service in the foreground, in its place in the running system."),
     "restart": ("restart", "Replace a service's replicas one by one, without a failed request."),
     "scale": ("scale", "Set how many replicas a service has: NAME=N."),
-    "canary": ("canary", "How many clients meet a service's other version."),
+    "canary": ("canary", "How many clients meet a service's other version, and how that ends."),
     "describe": ("describe", "A service's contract as JSON, derived from its code."),
     "contract": ("contract", "Accept derived contracts into contracts/."),
     "migrate": ("migrate", "Apply a service's migrations, or begin a new one."),

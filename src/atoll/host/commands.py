@@ -64,6 +64,11 @@ class Commands:
                 return await self._scale(request["name"], int(request["count"]), say)
             case "canary":
                 return await canaries.weigh(self.host, self._replaceable(request["name"]), int(request["weight"]))
+            case "promote":
+                promoted = await canaries.promote(self.host, self._replaceable(request["name"]), say)
+                return str(promoted.folder)
+            case "abort":
+                await canaries.abort(self.host, self._replaceable(request["name"]))
             case "lend":
                 return await self._lend(request["name"], int(request["pid"]))
             case "release":

@@ -63,7 +63,10 @@ class Report:
 
 @dataclass
 class Host:
-    """One running system. Made with the lock held and the reaper running; `serve` is its whole life."""
+    """One running system. Made with the lock held and the reaper running; `serve` is its whole life.
+
+    `specs` are services that are not as the manifest has them any more: their canaries were promoted or taken away.
+    """
 
     machine: Machine
     options: Options
@@ -71,6 +74,7 @@ class Host:
     reaper: Reaper
     contracts: dict[str, Contract] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
+    specs: dict[str, ServiceSpec] = field(default_factory=dict)
     down: dict[str, str] = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
     ready: bool = False
@@ -164,6 +168,8 @@ class Host:
         """Of a service, or of its canaries as a group."""
         if (tried := canaries.spec_of(self.system, service)) is not None:
             return tried
+        if service in self.specs:
+            return self.specs[service]
         return auth_service(self.system) if service == AUTH else self.system.service(service)
 
     async def _derive_all(self) -> None:

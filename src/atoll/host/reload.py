@@ -33,7 +33,7 @@ class Reloader:
     async def watch(self) -> None:
         from watchfiles import awatch
 
-        folders = [spec.folder for spec in self._specs]
+        folders = [folder for spec in self._specs for folder in _folders(spec)]
         if not folders:
             return
         async for changes in awatch(*folders, debounce=_DEBOUNCE_MS, step=10, recursive=True):
@@ -42,7 +42,8 @@ class Reloader:
 
     def _touched(self, paths: Iterable[Path]) -> list[ServiceSpec]:
         changed = list(paths)
-        return [spec for spec in self._specs if any(_counts(spec.folder, path) for path in changed)]
+        present = [self._host.spec(spec.name) for spec in self._specs]
+        return [spec for spec in present if any(_counts(spec.folder, path) for path in changed)]
 
     async def _change(self, spec: ServiceSpec) -> None:
         host = self._host
@@ -70,6 +71,11 @@ class Reloader:
             await host.bus.narrow(host.contracts)
             await host.bus.announce(host.contracts)
         host.say(f"{name} is reloaded{'; its contract changed' if differs else ''}")
+
+
+def _folders(spec: ServiceSpec) -> list[Path]:
+    """The canary's too, which becomes the service's when it is promoted."""
+    return [spec.folder, *([spec.canary.folder] if spec.canary else [])]
 
 
 def _counts(folder: Path, path: Path) -> bool:
