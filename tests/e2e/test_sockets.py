@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -175,6 +176,32 @@ async def test_a_restart_tells_open_sockets_that_it_is_one_and_takes_them_again(
         return False
 
     assert await until(back, 30)
+
+
+async def test_a_session_that_ends_takes_its_open_sockets_and_streams_with_it_within_a_second(sockets: Sockets) -> None:
+    """Through the gateway; those of the same person's other sessions go on."""
+    token = sockets.system.must("token", "ann").strip()
+    mine = Sockets(sockets.system, {"ann": token})
+    async with (
+        mine.open(f"/chat/rooms/{uuid4()}", "ann") as socket,
+        mine.open("/legacy/talk", "ann") as old,
+        sockets.open(f"/chat/rooms/{uuid4()}", "ann") as other,
+        httpx.AsyncClient(base_url=sockets.system.url, timeout=30) as http,
+        http.stream("GET", "/chat/ticks", headers=mine.bearer("ann")) as stream,
+    ):
+        ticks = stream.aiter_raw()
+        assert await anext(ticks)
+        assert (await said(socket, "here"))["number"] == 1
+        assert (await http.post("/auth/revoke", data={"token": token})).status_code == 200
+        began = time.monotonic()
+        async for _ in ticks:
+            pass
+        ends = [await end(one) for one in (socket, old)]
+        took_s = time.monotonic() - began
+
+        assert ends == [(4401, "token_revoked")] * 2
+        assert took_s < 1
+        assert (await said(other, "still here"))["number"] == 1
 
 
 async def test_without_the_package_up_says_what_to_install(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from atoll.service.caching import Answers, Cached
 from atoll.service.callers import Verify, caller
 from atoll.service.calls import Call
 from atoll.service.handlers import in_thread
+from atoll.service.open_calls import OpenCalls, StreamingCall
 from atoll.service.operations import From, Operation
 from atoll.service.problems import Problem, problem_of
 from atoll.service.repeats import Claim, Repeats
@@ -57,13 +58,13 @@ def build_app(service: Service, *, database: Any, verify: Verify, injector: Inje
     kit = _Kit(database, verify, injector)
     operations = service.operations
     endpoints = [_Endpoint(one, kit) for one in operations if not one.websocket]
-    return App(endpoints, _sockets(operations, kit), _mounted(service, verify), kit.answers, tracing)
+    return App(endpoints, _sockets(operations, kit), _mounted(service, kit), kit, tracing)
 
 
 class App:
     """Dispatches by verb and path. What no operation answers goes to the application that the service mounts, if any.
 
-    `answers` are those that it keeps, `meters` count by operation.
+    `answers` are those that it keeps, `calls` those that are open; `meters` count by operation.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class App:
         endpoints: list[_Endpoint],
         sockets: list[SocketEndpoint],
         mounted: ASGI | None,
-        answers: Answers,
+        kit: _Kit,
         tracing: Tracing | None = None,
     ) -> None:
-        self.answers = answers
+        self.answers = kit.answers
+        self.calls = kit.calls
         self._routes: Routes[_Endpoint] = Routes((one.operation.method, one.operation.path, one) for one in endpoints)
         self._sockets: Routes[SocketEndpoint] = Routes(("GET", one.operation.path, one) for one in sockets)
         self._mounted = mounted
@@ -148,7 +150,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 class _Kit:
     """What all operations of one running service share."""
 
-    __slots__ = ("answers", "database", "encode", "in_hand", "injector", "verify")
+    __slots__ = ("answers", "calls", "database", "encode", "in_hand", "injector", "verify")
 
     def __init__(self, database: Any, verify: Verify, injector: Injector) -> None:
         self.database = database
@@ -156,6 +158,7 @@ class _Kit:
         self.injector = injector
         self.in_hand: set[str] = set()
         self.answers = Answers()
+        self.calls = OpenCalls()
         self.encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 
 
@@ -202,11 +205,17 @@ class _Endpoint:
         self.meter.count(answer.status or getattr(answer.response, "status_code", 200), perf_counter() - started)
         if answer.response is not None:
             try:
-                await answer.response(call.scope, call.receive, _unsplit(send))
+                await self._respond(call, answer.response, _unsplit(send))
             except _SplitHeader as error:
                 await refuse(call.scope, send, problem_of(error))
         else:
             await send_answer(call.scope, send, answer)
+
+    async def _respond(self, call: Call, response: ASGI, send: Send) -> None:
+        if self._operation.streaming:
+            await self._kit.calls.stream(call.principal, StreamingCall(response, call.scope, call.receive, send, always=True))
+        else:
+            await response(call.scope, call.receive, send)
 
     async def _answer(self, call: Call) -> Answer:
         call.principal = caller(self._operation, call.scope, self._kit.verify)
@@ -416,14 +425,14 @@ def _encode_other(value: Any) -> Any:
     raise TypeError(f"a {type(value).__qualname__} can't be encoded as JSON")
 
 
-def _mounted(service: Service, verify: Verify) -> ASGI | None:
+def _mounted(service: Service, kit: _Kit) -> ASGI | None:
     """The service's own application, behind the token check unless it checks its callers itself."""
     if service.app is None:
         return None
-    from atoll.service.mounting import as_asgi, guarded
+    from atoll.service.mounting import as_asgi, guarded, is_asgi
 
     app: ASGI = as_asgi(service.app)
-    return app if service.app_public else guarded(app, verify)
+    return app if service.app_public else guarded(app, kit.verify, kit.calls if is_asgi(service.app) else None)
 
 
 def _sockets(operations: Iterable[Operation], kit: _Kit) -> list[SocketEndpoint]:
@@ -433,4 +442,4 @@ def _sockets(operations: Iterable[Operation], kit: _Kit) -> list[SocketEndpoint]
         return []
     from atoll.service.sockets import SocketEndpoint
 
-    return [SocketEndpoint(one, kit.verify, kit.injector) for one in found]
+    return [SocketEndpoint(one, kit) for one in found]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atoll.bus.ports import Bus, Received
 from atoll.errors import BusOutage, Malformed
+from atoll.service.open_calls import OpenCalls
 from atoll.tokens.keys import KeySet
 from atoll.tokens.providers import Providers
 from atoll.tokens.revocations import Revocations
@@ -40,6 +41,12 @@ class KeyFeed:
         self._saving: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._bus: Bus | None = None
+        self._calls = OpenCalls()
+
+    def watch(self, calls: OpenCalls) -> None:
+        """From now on, ends those whose caller may not go on."""
+        self._calls = calls
+        calls.end(self._revoked.sessions)
 
     def load(self) -> None:
         """What was known when this service last ran."""
@@ -96,6 +103,7 @@ class KeyFeed:
         newest = known.update(received)
         if newest != known:
             self._verifier.update(newest)
+            self._calls.judge(self._verifier)
             newest.save(self._keys)
             _log.info("tokens are verified with keys %s", ", ".join(key.kid for key in newest.keys))
 
@@ -104,6 +112,7 @@ class KeyFeed:
         newest = known.update(received)
         if newest != known:
             self._verifier.trust(newest)
+            self._calls.judge(self._verifier)
             newest.save(self._providers)
 
     def _take_revocations(self, newest: Revocations) -> None:
@@ -111,6 +120,7 @@ class KeyFeed:
             return
         self._revoked = newest
         self._verifier.refuse(newest.sessions)
+        self._calls.end(newest.sessions)
         if self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(_SAVE_AFTER_S, self._save)
 

@@ -11,6 +11,8 @@ from typing import Any
 from atoll.errors import SystemMistake, Unauthorized
 from atoll.service.answers import ASGI, Receive, Scope, Send, refuse
 from atoll.service.callers import TokenMissing, TwoCredentials, Verify, claimed, token_of, without_token
+from atoll.service.open_calls import OpenCalls, StreamingCall
+from atoll.service.principal import Principal
 from atoll.service.problems import problem_of
 
 __all__ = ["as_asgi", "guarded", "is_asgi"]
@@ -21,8 +23,10 @@ def as_asgi(app: Any) -> Any:
     return app if is_asgi(app) else _wsgi(app)
 
 
-def guarded(app: ASGI, verify: Verify) -> ASGI:
-    """`app` for whoever has a token, as a request or as a WebSocket; it reads who that is in the claim headers."""
+def guarded(app: ASGI, verify: Verify, calls: OpenCalls | None) -> ASGI:
+    """`app` for whoever has a token, as a request or as a WebSocket; it reads who that is in the claim headers. What it leaves
+    open is one of `calls`, None where it can't be ended: a thread of WSGI.
+    """
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -30,14 +34,28 @@ def guarded(app: ASGI, verify: Verify) -> ASGI:
                 token = token_of(scope)
                 if token is None:
                     raise TokenMissing
-                scope = without_token(scope) if scope["type"] == "websocket" else scope
-                scope = {**scope, "headers": claimed(scope["headers"], verify(token))}
+                principal = verify(token)
             except (Unauthorized, TwoCredentials) as error:
                 await refuse(scope, send, problem_of(error))
                 return
+            await _run(app, principal, calls, (scope, receive, send))
+            return
         await app(scope, receive, send)
 
     return checked
+
+
+async def _run(app: ASGI, principal: Principal, calls: OpenCalls | None, asgi: tuple[Scope, Receive, Send]) -> None:
+    scope, receive, send = asgi
+    known = without_token(scope) if scope["type"] == "websocket" else scope
+    known = {**known, "headers": claimed(known["headers"], principal)}
+    call = StreamingCall(lambda _scope, receive, send: app(known, receive, send), scope, receive, send)
+    if calls is None:
+        await app(known, receive, send)
+    elif scope["type"] == "websocket":
+        await calls.talk(principal, call)
+    else:
+        await calls.stream(principal, call)
 
 
 def is_asgi(app: Any) -> bool:

@@ -139,6 +139,7 @@ class Process:
         self._app = build_app(
             self._service, database=database, verify=self._principal, injector=injector, tracing=self._tracing
         )
+        self._keys.watch(self._app.calls)
         self._metrics.operations, self._metrics.stands = self._app.meters, True
         self._ready.set()
         if self._database is not None and self._bus is not None:

@@ -7,8 +7,9 @@ comes from the server when its process stops.
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from starlette import websockets
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -19,6 +20,7 @@ from atoll.service.binding import INJECTED, Binder
 from atoll.service.callers import Verify, caller, without_token
 from atoll.service.calls import Call
 from atoll.service.injection import Injector
+from atoll.service.open_calls import ENDED, OpenCalls
 from atoll.service.operations import Operation
 from atoll.service.problems import Problem, problem_of
 from atoll.telemetry.metrics import Meter
@@ -32,14 +34,23 @@ _NOT_CONNECTED: type[Exception] = getattr(websockets, "WebSocketDisconnected", R
 _STATUSES = range(4400, 4500)
 
 
+class Kit(Protocol):
+    """What all operations of one running service share, as far as a WebSocket needs it."""
+
+    verify: Verify
+    injector: Injector
+    calls: OpenCalls
+
+
 class SocketEndpoint:
     """One operation that takes WebSockets, ready to run. It counts openings, not how long a socket was open."""
 
-    def __init__(self, operation: Operation, verify: Verify, injector: Injector) -> None:
+    def __init__(self, operation: Operation, kit: Kit) -> None:
         self.operation = operation
         self.meter = Meter()
-        self._verify = verify
-        self._injector = injector
+        self._verify = kit.verify
+        self._injector = kit.injector
+        self._calls = kit.calls
         self._bind = Binder(operation)
         self._injected = tuple(one for one in operation.arguments if one.source in INJECTED)
 
@@ -57,8 +68,9 @@ class SocketEndpoint:
         values = self._bind(call)
         call.socket = WebSocket(without_token(call.scope), line.receive, line.send)
         try:
-            await self._injector.fill(values, self._injected, call)
-            await self.operation.handler(**values)
+            with self._calls.open(call.principal, call.scope, line.revoke):
+                await self._injector.fill(values, self._injected, call)
+                await self.operation.handler(**values)
         except BaseException as error:
             await call.close(error)
             raise
@@ -76,6 +88,7 @@ class _Line:
         self._meter = meter
         self._began = perf_counter()
         self._stage: Literal["opening", "open", "closed"] = "opening"
+        self._revoking: asyncio.Task[None] | None = None
 
     async def receive(self) -> Any:
         message = await self._receive()
@@ -115,6 +128,10 @@ class _Line:
             await self._refuse(problem)
         elif self._stage == "open":
             await self._close(_code(problem.status), problem.code)
+
+    def revoke(self) -> None:
+        """The caller may not go on."""
+        self._revoking = asyncio.create_task(self.fail(ENDED))
 
     async def end(self) -> None:
         """The handler has returned."""

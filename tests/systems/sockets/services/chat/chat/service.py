@@ -1,8 +1,11 @@
 """Rooms that one talks in. What is said is kept, a short transaction for each message."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from msgspec import Struct, json
+from starlette.responses import StreamingResponse
 
 from atoll import NotFound, Principal, Service, WebSocket
 from atoll.sqlite import Database, Transaction
@@ -46,6 +49,17 @@ async def keep(tx: Transaction, room: UUID, me: Principal, text: str) -> Message
 @service.get("/chat/rooms/{id}/messages", scope="chat:join")
 async def messages(id: UUID, tx: Transaction) -> list[Message]:
     return await tx.all(Message, "SELECT number, author, text FROM message WHERE room = $1 ORDER BY number", id)
+
+
+@service.get("/chat/ticks", scope="chat:join", streaming=True)
+async def ticks() -> StreamingResponse:
+    return StreamingResponse(_ticks(), media_type="text/event-stream")
+
+
+async def _ticks() -> AsyncIterator[bytes]:
+    while True:
+        yield b"data: tick\n\n"
+        await asyncio.sleep(0.05)
 
 
 @service.websocket("/chat/echo", public=True, message_limit_bytes=1000)
