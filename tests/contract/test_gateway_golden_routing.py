@@ -90,6 +90,33 @@ def test_no_retries_are_said_so() -> None:
     assert policies == [{"num_retries": 0}, {"num_retries": 0}], "the operation's and the fallback's"
 
 
+def test_trusted_proxies() -> None:
+    """How the client is found, and what services are told of it; with the PROXY protocol, who may connect."""
+    orders = contract("orders", {"/orders": {"get": {"operationId": "mine", **PUBLIC}}})
+    by_header = _rendered(known(orders, trusted_proxies=("10.0.0.0/8", "fd00::/8"), public_url="https://shop.example"))
+    by_protocol = _rendered(known(orders, trusted_proxies=("10.0.0.0/8",), proxy_protocol=True))
+
+    (chain,) = by_header["lds"][0]["filter_chains"]
+    manager = chain["filters"][-1]["typed_config"]
+    (connection,) = by_protocol["lds"][0]["filter_chains"]
+    _check(
+        "proxies",
+        {
+            "by_header": {
+                "use_remote_address": manager["use_remote_address"],
+                "original_ip_detection_extensions": manager["original_ip_detection_extensions"],
+                "early_header_mutation_extensions": manager["early_header_mutation_extensions"],
+                "request_headers_to_add": by_header["rds"][0]["request_headers_to_add"],
+            },
+            "by_protocol": {
+                "listener_filters": by_protocol["lds"][0]["listener_filters"],
+                "filter_chain_match": connection["filter_chain_match"],
+            },
+        },
+    )
+    assert "request_headers_to_add" not in by_protocol["rds"][0]
+
+
 def test_cors() -> None:
     orders = contract(
         "orders",

@@ -118,7 +118,7 @@ def test_an_environment_changes_only_what_it_names() -> None:
             'format = 1\nname = "s"\n[gateway]\nprt = 1\n',
             4,
             "unknown key `prt` in [gateway]",
-            "port, public_url",
+            "port, proxy_protocol, public_url",
         ),
         ('format = 1\nname = "s"\n[gateway]\nport = "x"\n', 4, "whole number from 1 to 65535, not the text 'x'", ""),
         ('format = 1\nname = "s"\n[gateway]\nport = true\n', 4, "not true", ""),
@@ -141,6 +141,22 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ),
         ('format = 1\nname = "s"\n[gateway]\npublic_url = "http://a"\n[gateway.tls]\n', 4, "begins with http://", "https://"),
         ('format = 1\nname = "s"\n[services.a]\nkind = "simulator"\nconcurrency = 1\n', 5, "is a simulator", ""),
+        *(
+            (f'format = 1\nname = "s"\n[gateway]\ntrusted_proxies = {value}\n', 4, "a list of networks, like", "")
+            for value in ('"10.0.0.0/8"', '["0.0.0.0/0"]', '["::/0"]', '["10.0.0.1/8"]', '["lb.example"]', "[10]")
+        ),
+        (
+            'format = 1\nname = "s"\n[gateway]\nproxy_protocol = true\n',
+            4,
+            "`proxy_protocol` stands without `trusted_proxies`",
+            "the addresses that connections come from",
+        ),
+        (
+            'format = 1\nname = "s"\n[gateway]\nproxy_protocol = true\ntrusted_proxies = ["10.0.0.0/8"]\ntls.http3 = true\n',
+            4,
+            "HTTP/3 has no PROXY protocol",
+            "tls.http3",
+        ),
         *(
             (f'format = 1\nname = "s"\n[services.a]\n{key} = {value}\n', 4, said, "")
             for key, value, said in [

@@ -30,6 +30,7 @@ __all__ = [
     "MethodRefusal",
     "Mirror",
     "Overload",
+    "Proxies",
     "Route",
     "Sample",
     "Tls",
@@ -260,11 +261,26 @@ ON_ONE_MACHINE = Upstream()
 
 
 @dataclass(frozen=True, slots=True)
+class Proxies:
+    """Who stands between clients and the gateway, and tells the client's address: load balancers at `trusted` addresses, in
+    X-Forwarded-For or, by `protocol`, before the first byte of each connection. Nobody else is believed.
+    """
+
+    trusted: tuple[str, ...] = ()
+    protocol: bool = False
+
+    @property
+    def tell_by_header(self) -> bool:
+        return bool(self.trusted) and not self.protocol
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """What the gateway is started with: where clients arrive, and how replicas may be reached.
 
-    `body_limit_bytes` is what a request may carry that is for no operation, or for a mounted application. `tls` None is
-    plain HTTP. `comparer` is the process beside the gateway that compares what mirrors answer.
+        `body_limit_bytes` is what a request may carry that is for no operation, or for a mounted application. `tls` None is
+    plain HTTP. `comparer` is the process beside the gateway that compares what mirrors answer. Without `proxies`, the client
+    is whoever connects.
     """
 
     host: str
@@ -274,6 +290,7 @@ class Listener:
     upstream: Upstream = ON_ONE_MACHINE
     max_header_size_kib: int = 16
     comparer: Endpoint | None = None
+    proxies: Proxies = Proxies()
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ class SystemEntry(msgspec.Struct, frozen=True):
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     mirrors: dict[str, MirrorEntry] = {}
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
 
 
 class LeftOut(msgspec.Struct, frozen=True):

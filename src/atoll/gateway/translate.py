@@ -30,6 +30,7 @@ from atoll.gateway.ir import (
     MethodList,
     MethodRefusal,
     Overload,
+    Proxies,
     Route,
     TokenRule,
     Tracing,
@@ -162,6 +163,7 @@ def _with_limits(listener: Listener, system: SystemEntry) -> Listener:
         listener,
         body_limit_bytes=system.body_limit_bytes or listener.body_limit_bytes,
         max_header_size_kib=system.max_header_size_kib or listener.max_header_size_kib,
+        proxies=Proxies(system.trusted_proxies, system.proxy_protocol),
     )
 
 

@@ -213,6 +213,8 @@ def system_document(system: System, weights: Mapping[str, int] | None = None) ->
         "max_header_size_kib": system.gateway.max_header_size_kib,
         "memory_limit_mib": system.gateway.memory_limit_mib,
         "cpu_limit_percent": system.gateway.cpu_limit_percent,
+        "trusted_proxies": system.gateway.trusted_proxies,
+        "proxy_protocol": system.gateway.proxy_protocol,
         "mirrors": {mirror.name: _mirror(mirror) for mirror in system.gateway.mirrors},
         "services": {spec.name: _entry(spec, (weights or {}).get(spec.name, 0)) for spec in routed},
     }

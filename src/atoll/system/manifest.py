@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -110,6 +111,7 @@ class GatewaySpec:
     `rate_limit` is what one client may ask over all operations; `address_rate_limit` what one address may, whoever asks.
     `body_limit_bytes` is for what has no limit of its own: mounted applications and the fallback. Above `memory_limit_mib` of
     its own, or `cpu_limit_percent` of the machine, it sheds requests. `failures` are for services that say nothing of them.
+    The load balancers at `trusted_proxies` tell who the client is, in X-Forwarded-For or by the PROXY protocol.
     """
 
     port: int = _PORT
@@ -125,6 +127,8 @@ class GatewaySpec:
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     mirrors: tuple[MirrorSpec, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
     failures: FailureDetection = USUAL
 
     @property
@@ -364,6 +368,15 @@ def _rate_per_second(value: Any) -> str:
     return _rate(value) or ("" if value.endswith("/s") else f'must be a rate per second, like "500/s", not {_shown(value)}')
 
 
+def _networks(value: Any) -> str:
+    """Not everybody's: whoever connects could say then who it is."""
+    try:
+        fits = isinstance(value, list) and all(isinstance(item, str) and ip_network(item).prefixlen > 0 for item in value)
+    except ValueError:
+        fits = False
+    return "" if fits else f'must be a list of networks, like ["10.0.0.0/8", "fd00::/8"], not {_shown(value)}'
+
+
 def _secret(value: Any) -> str:
     fits = isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str)
     return "" if fits else f'must be {{ secret = "name" }}, so that no file holds it, not {_shown(value)}'
@@ -481,6 +494,8 @@ _GATEWAY = _Table(
         "memory_limit_mib": _whole(128, 1 << 20),
         "cpu_limit_percent": _whole(1, 99),
         "mirrors": _Table(named=_MIRROR, names=_NAME),
+        "trusted_proxies": _networks,
+        "proxy_protocol": _flag,
     }
 )
 _BUS = _Table({"sync_always": _flag})
@@ -613,8 +628,20 @@ class _Reader:
         if "cors" in both:
             both["cors"] = _cors(both["cors"])
         both["mirrors"] = tuple(self.mirror(name, one) for name, one in both.get("mirrors", {}).items())
+        both["trusted_proxies"] = tuple(both.get("trusted_proxies", ()))
+        self.check_proxies(both)
         failures = _failures(both, USUAL)
         return GatewaySpec(**{key: value for key, value in both.items() if key not in _FAILURES}, failures=failures)
+
+    def check_proxies(self, gateway: Mapping[str, Any]) -> None:
+        if not gateway.get("proxy_protocol"):
+            return
+        at = ("gateway", "proxy_protocol")
+        if not gateway["trusted_proxies"]:
+            hint = 'trusted_proxies = ["10.0.0.0/8"]: the addresses that connections come from'
+            raise self.mistake(at, "`proxy_protocol` stands without `trusted_proxies`: whoever connects could be anybody", hint)
+        if gateway.get("tls") and gateway["tls"].http3:
+            raise self.mistake(at, "HTTP/3 has no PROXY protocol", "leave out `tls.http3`, or use X-Forwarded-For")
 
     def tls(self, table: Mapping[str, Any], gateway: Mapping[str, Any]) -> TlsSpec:
         at = ("gateway", "tls")

@@ -6,7 +6,7 @@ TCP, UDP (HTTP/3) and the listener that only redirects have the same settings: `
 
 from __future__ import annotations
 
-from atoll.gateway.ir import Gateway, Listener
+from atoll.gateway.ir import Gateway, Listener, Proxies
 from atoll.gateway.xds import (
     access_log,
     early_headers,
@@ -14,6 +14,7 @@ from atoll.gateway.xds import (
     metrics,
     order,
     proof,
+    proxies,
     redirect,
     router,
     routes,
@@ -56,7 +57,16 @@ def _tcp(gateway: Gateway, folders: Folders) -> Json:
             "transport_socket": tls.downstream(folders),
             "transport_socket_connect_timeout": seconds(_HANDSHAKE_S),
         }
-    return _listener(NAME, gateway.listener, chain)
+    return _behind_proxies(_listener(NAME, gateway.listener, chain), gateway.listener.proxies)
+
+
+def _behind_proxies(made: Json, trusted: Proxies) -> Json:
+    """The same; with the PROXY protocol for those alone who may speak it."""
+    if not trusted.protocol:
+        return made
+    (chain,) = made["filter_chains"]
+    matching = {**chain, "filter_chain_match": proxies.chain_match(trusted)}
+    return {**made, "listener_filters": proxies.listener_filters(trusted), "filter_chains": [matching]}
 
 
 def _udp(gateway: Gateway, folders: Folders) -> Json:
@@ -79,7 +89,8 @@ def _udp(gateway: Gateway, folders: Folders) -> Json:
 
 def _redirecting(gateway: Gateway, folders: Folders, port: int) -> Json:
     manager = _manager(gateway, folders, route_config=redirect.routes(gateway.public_url), http_filters=[router.filter_()])
-    made = _listener(redirect.NAME, gateway.listener, {"filters": [strict_http1.filter_(folders), manager]})
+    chain: Json = {"filters": [strict_http1.filter_(folders), manager]}
+    made = _behind_proxies(_listener(redirect.NAME, gateway.listener, chain), gateway.listener.proxies)
     made["address"]["socket_address"]["port_value"] = port
     return made
 
@@ -110,21 +121,22 @@ def _manager(gateway: Gateway, folders: Folders, **own: object) -> Json:
         _MANAGER,
         stat_prefix=STAT_PREFIX,
         **own,
-        early_header_mutation_extensions=[early_headers.extension(tracing.early_headers(gateway.tracing))],
+        early_header_mutation_extensions=[
+            early_headers.extension(gateway.listener.proxies, tracing.early_headers(gateway.tracing))
+        ],
         local_reply_config=local_reply.configuration(),
         access_log=[*access_log.loggers(folders.access_log, traced=gateway.tracing is not None), metrics.logger()],
         **tracing.configuration(gateway.tracing),
-        **_addresses(),
+        **_addresses(gateway.listener.proxies),
         **_paths(),
         **_limits(gateway.listener.max_header_size_kib),
     )
 
 
-def _addresses() -> Json:
-    """The client is whoever connected: nobody's X-Forwarded-For is believed. Ids are the gateway's own."""
+def _addresses(trusted: Proxies) -> Json:
+    """By default the client is whoever connected: nobody's X-Forwarded-For is believed. Ids are the gateway's own."""
     return {
-        "use_remote_address": True,
-        "xff_num_trusted_hops": 0,
+        **proxies.addresses(trusted),
         "generate_request_id": True,
         "preserve_external_request_id": False,
         "always_set_request_id_in_response": True,

@@ -36,6 +36,7 @@ from atoll.gateway.xds import (
     cors,
     credentials,
     jwt,
+    proxies,
     rate_limit,
     rate_limit_headers,
     rbac,
@@ -68,6 +69,7 @@ def resource(gateway: Gateway) -> Json:
         max_direct_response_body_size_bytes=max(4096, longest),
         # Envoy adds it for clients from outside; services have x-forwarded-for.
         request_headers_to_remove=["x-envoy-external-address"],
+        **({"request_headers_to_add": added} if (added := proxies.request_headers(gateway)) else {}),
         virtual_hosts=[{"name": NAME, "domains": ["*"], "routes": _routes(gateway), **_everywhere(gateway)}],
     )
 
