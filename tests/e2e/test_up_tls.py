@@ -20,6 +20,9 @@ from cryptography.hazmat.primitives import hashes
 import atoll.__main__
 from atoll.certificates.authority import Authority
 from atoll.certificates.pair import Pair
+from atoll.gateway.files import body, replace_file
+from atoll.gateway.xds import tls
+from tests.support.load import Ask, load
 from tests.support.ports import free_port
 from tests.support.system import RunningSystem, running, system
 from tests.support.tls import Files
@@ -98,6 +101,41 @@ def test_the_printed_command_works_as_it_stands(tmp_path: Path) -> None:
         copy.up("--tls")
         assert ca(copy).read_bytes() == before
         copy.down()
+
+
+@pytest.mark.parametrize("harm", ["another", "broken", "removed"])
+def test_a_certificate_that_somebody_else_put_before_envoy_is_told_and_put_right(
+    window: RunningSystem, harm: str, tmp_path: Path
+) -> None:
+    """In the gateway's own file, past the one where certificates are replaced."""
+    secret = window.folder / ".atoll" / "gateway" / "server_certificate" / "server_certificate.json"
+    before, shown = secret.read_bytes(), served(window)
+    told_before = (applied(window)["drift"] or {}).get("seen")
+
+    def told() -> dict[str, Any]:
+        drift = applied(window)["drift"] or {}
+        return drift if drift.get("seen") != told_before and drift["healed"] else {}
+
+    with load(window.url, lambda: Ask("GET", "/openapi.json"), {}, trusting=trusting(window)) as answers:
+        until_sync(answers.more(20), 20, "connections that stand")
+        if harm == "another":
+            pair = Files(tmp_path).fill()
+            resource = tls.certificate("server_certificate", pair.chain.decode(), pair.key.decode())
+            replace_file(secret, body([resource]))
+        elif harm == "broken":
+            replace_file(secret, b"{")
+        else:
+            secret.unlink()
+        drift = until_sync(told, 20, "drift is put right")
+        until_sync(answers.more(20), 20)
+
+    assert any("server_certificate" in what for what in drift["what"])
+    assert (secret.read_bytes(), served(window)) == (before, shown)
+    assert answers.unexpected == []
+
+
+def trusting(copy: RunningSystem) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(ca(copy)))
 
 
 def test_a_certificate_that_is_renewed_is_shown_without_a_restart(window: RunningSystem) -> None:

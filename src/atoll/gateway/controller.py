@@ -145,9 +145,10 @@ class Controller:
         self._report.write_again()
         if self._done is None:
             return  # What could not be applied yet is on disk already, for the Envoy that starts next.
-        if drifted := await self._applier.drifted():
+        if drifted := (*await self._secrets.drifted(), *await self._applier.drifted()):
             self._report.drifted(drifted)
             try:
+                await self._secrets.heal()
                 await self._applier.heal()
             except (AtollError, OSError) as error:
                 self._report.not_healed(str(error))

@@ -17,7 +17,7 @@ from typing import Any
 
 from atoll.certificates.files import write_private
 from atoll.certificates.watch import LOOK_S, Watch
-from atoll.errors import SystemMistake
+from atoll.errors import EngineOutage, SystemMistake
 from atoll.gateway.admin import Admin, Seen
 from atoll.gateway.files import body, version
 from atoll.gateway.xds import tls
@@ -87,6 +87,9 @@ class Follower:
         self._ends: dict[str, datetime] = {}
         self._faults: dict[str, str] = {}
         self._told: tuple[Mapping[str, Any], Mapping[str, str]] = ({}, {})
+        # What was written last, by kind: nobody but this follower writes there.
+        self._good = {one.kind: content for one in origins if (content := _on_disk(folders, one.kind)) is not None}
+        self._turn = asyncio.Lock()
 
     async def follow(self) -> None:
         """Until it is cancelled."""
@@ -97,10 +100,41 @@ class Follower:
     async def look(self) -> None:
         """Once; what changed is in use when this returns, or reported. What was wrong is tried again, for time passes."""
         now = datetime.now(UTC)
-        for origin, watch in self._watched:
-            if watch.changed() or origin.kind in self._faults or now >= self._ends.get(origin.kind, _NEVER):
-                await self._take(origin, now)
+        async with self._turn:
+            for origin, watch in self._watched:
+                if watch.changed() or origin.kind in self._faults or now >= self._ends.get(origin.kind, _NEVER):
+                    await self._take(origin, now)
         self._tell()
+
+    async def drifted(self) -> tuple[str, ...]:
+        """What is not as it was left: files that somebody else wrote, certificates that Envoy has another version of. Nothing
+        while one is being replaced.
+        """
+        if self._turn.locked() or not self._good:
+            return ()
+        files = [f"{kind}.json was changed or removed" for kind in self._changed()]
+        return (*files, *(f"Envoy uses another {kind}" for kind in await self._unused()))
+
+    async def heal(self) -> None:
+        """Writes them again, and waits until Envoy uses them. Raises EngineOutage when it does not."""
+        async with self._turn:
+            for kind in {*self._changed(), *await self._unused()}:
+                _write(self._folders, kind, self._good[kind])
+            end = asyncio.get_running_loop().time() + _CONFIRM_S
+            while unused := await self._unused():
+                if asyncio.get_running_loop().time() > end:
+                    raise EngineOutage(f"Envoy does not use what was written of {', '.join(unused)}: its log says why")
+                await asyncio.sleep(_POLL_S)
+
+    def _changed(self) -> list[str]:
+        return [kind for kind, good in self._good.items() if _on_disk(self._folders, kind) != good]
+
+    async def _unused(self) -> list[str]:
+        """Those that Envoy has another version of. One that no listener or cluster asks for has none."""
+        seen = await self._admin.look()
+        if seen is None:
+            return []
+        return [kind for kind, good in self._good.items() if seen.versions[kind] not in ("", version(good))]
 
     def _tell(self) -> None:
         """What is new. A report that can't be made is made at the next look."""
@@ -134,7 +168,7 @@ class Follower:
 
     async def _write(self, kind: str, content: bytes) -> bool:
         """Whether it is another than before. Raises SystemMistake when Envoy rejects it; the last good one is back then."""
-        good = _on_disk(self._folders, kind)
+        good = self._good.get(kind)
         if good == content:
             return False
         before = await self._admin.look()
@@ -143,6 +177,7 @@ class Follower:
             if good is not None:
                 _write(self._folders, kind, good)
             raise SystemMistake(f"Envoy rejected the new {kind.replace('_', ' ')}: its log says why")
+        self._good[kind] = content
         return True
 
     async def _refused(self, kind: str, content: bytes, before: Seen) -> bool:

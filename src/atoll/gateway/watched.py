@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from atoll.gateway.admin import Admin
-from atoll.gateway.xds.folders import PROOF, TYPES, Folders
+from atoll.gateway.xds.folders import PROOF, SECRETS, TYPES, Folders
 
 __all__ = ["Watched", "unwatched"]
 
@@ -63,7 +63,7 @@ class Watched:
     def _hold(self) -> None:
         self._release()
         self._blind_since = None
-        for kind in (*TYPES, PROOF):
+        for kind in (*TYPES, PROOF, *SECRETS):
             with suppress(OSError):
                 self._held[kind] = os.open(self._folders.directory(kind), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
