@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import structs
 
 from atoll.engines.process import Process
 from atoll.errors import Bug, EngineOutage
@@ -423,6 +424,29 @@ async def test_a_file_that_cannot_be_written_loses_no_change(rig: Rig) -> None:
     assert json.loads(report.read_bytes())["error"] is None
     async with httpx.AsyncClient() as http:
         assert (await http.get(rig.url + "/orders/new")).status_code == 200
+
+
+async def test_a_refusal_stays_told_while_what_is_urgent_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is judged once and told once, in a report that is written anew for every replica that comes."""
+    told = []
+    really = Report._write
+
+    def remembered(self: Report, **changes: Any) -> None:
+        really(self, **changes)
+        told.append(json.loads(Path(rig.folders.applied).read_bytes())["error"])
+
+    monkeypatch.setattr(Report, "_write", remembered)
+    installer = Installer(rig.listener, Applier(rig.folders, Admin(rig.admin)), Report(Path(rig.folders.applied)), rig.known)
+    refused = replace(rig.known, system=structs.replace(rig.known.system, max_header_size_kib=100_000))
+    assert await installer.install(refused) is Outcome.REFUSED
+    told.clear()
+
+    for one in range(3):
+        replicas = {"orders.orders-2": replica(ORDERS, "orders-2", f"127.0.0.1:{2000 + one}")}
+        assert await installer.install(replace(refused, replicas=replicas)) is Outcome.REFUSED
+
+    assert len(told) == 3
+    assert all("Envoy refuses this change" in error for error in told)
 
 
 async def test_a_report_that_cannot_be_written_is_written_when_it_can_be(rig: Rig) -> None:

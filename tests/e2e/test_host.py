@@ -144,6 +144,19 @@ def test_leftovers_of_a_killed_host_and_reaper_are_gone_after_down(pair: Running
     assert pair.alive(state) == []
 
 
+def test_a_reaper_that_is_killed_is_replaced_and_the_next_one_does_its_work(pair: RunningSystem) -> None:
+    pair.up()
+    former = pair.state["reaper"]
+    os.kill(former[0], signal.SIGKILL)
+    until_sync(lambda: pair.state["reaper"] != former, 10, "another reaper is recorded")
+    state = pair.state
+    assert all(one["state"] == "ready" for one in state["processes"])
+
+    os.kill(state["pid"], signal.SIGKILL)
+
+    until_sync(lambda: pair.alive(state) == [], 20, "the new reaper has ended what the old one was told of")
+
+
 def test_a_second_host_is_refused_and_the_first_goes_on(shared: RunningSystem) -> None:
     refused = shared.run("up", "--detach")
     assert refused.returncode == 1

@@ -71,7 +71,7 @@ class Installer:
 
     async def _install(self, known: Known) -> None:
         if self._hopeless and self._hopeless[0] == _declared(known):
-            await self._use(with_what_is_urgent(self._last, known))
+            await self._use(with_what_is_urgent(self._last, known), complete=False)
             raise self._hopeless[1]
         try:
             await self._use(known)
@@ -86,15 +86,15 @@ class Installer:
             await self._use(known.leaving_out(self.left_out))
             return
         self._hopeless = (_declared(known), refusal)
-        await self._use(with_what_is_urgent(self._last, known))
+        await self._use(with_what_is_urgent(self._last, known), complete=False)
         raise refusal
 
-    async def _use(self, known: Known) -> None:
+    async def _use(self, known: Known, *, complete: bool = True) -> None:
         gateway, resources = self._rendered(known)
         await self._applier.apply(resources)
         self._last = known
         write(Path(self._applier.folders.inputs), known.serialize())
-        self._report.succeeded(gateway, known.system.services, version(self._applier.meant["rds"]))
+        self._report.succeeded(gateway, known.system.services, version(self._applier.meant["rds"]), complete=complete)
 
     async def _judge(self, known: Known) -> str:
         return await self._applier.refusal(self._rendered(known)[1])

@@ -35,8 +35,10 @@ class Report:
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
             self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
 
-    def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry], routes: str) -> None:
-        """`routes` is the version of the table."""
+    def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry], routes: str, *, complete: bool = True) -> None:
+        """`routes` is the version of the table. Not `complete`: something else of the same change is not in use, and why stays
+        told until `failed` says it anew.
+        """
         if gateway.faults != self._of_input:
             for fault in gateway.faults:
                 logger.warning("%s", fault)
@@ -52,7 +54,7 @@ class Report:
             keys=[key.kid for key in gateway.issuer.keys.keys],
             gateways=gateway.limits.gateways,
             faults=[*self._of_input, *self._of_certificates],
-            error=None,
+            error=None if complete else self._now["error"],
         )
 
     def certificates(self, shown: Mapping[str, Any], faults: Sequence[str]) -> None:

@@ -69,6 +69,11 @@ class Reaper:
     """The small process that outlives the host by a moment. Start it before there are threads or an event loop."""
 
     def __init__(self) -> None:
+        self._recorded: set[Session] = set()
+        self._start()
+
+    def _start(self) -> None:
+        """A fork that never comes back here: it lets go of all files and does nothing but system calls."""
         read, self._write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -78,10 +83,23 @@ class Reaper:
 
     def record(self, session: Session) -> None:
         """From now on this session dies with the host."""
+        self._recorded.add(session)
         self._tell(f"+{session[0]} {session[1]}\n")
 
     def forget(self, session: Session) -> None:
+        self._recorded.discard(session)
         self._tell(f"-{session[0]} {session[1]}\n")
+
+    def revived(self) -> bool:
+        """Whether it had died. Then another one has its place, and knows what it knew."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                return False
+        os.close(self._write)
+        self._start()
+        for session in set(self._recorded):
+            self.record(session)
+        return True
 
     def close(self) -> None:
         """The host ends in good order: whatever is still recorded is killed, then the reaper is gone."""

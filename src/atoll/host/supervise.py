@@ -251,6 +251,10 @@ class Supervisor:
         for child in self.children.values():
             if child.popen is not None and child.popen.poll() is not None:
                 child.exited.set()
+        if self._reaper.revived():
+            what = "the reaper, which ends all processes when the host is killed"
+            self._say(f"{what}, was killed itself; another one has taken its place (pid {self._reaper.pid})")
+            self._changed()
 
 
 async def _bounded(probe: Probe, spec: ProcessSpec) -> None:
