@@ -49,6 +49,15 @@ def test_every_file_and_test_that_is_named_exists(page: Path) -> None:
     assert [name for name in tests if not re.search(rf"def {name}\(", TESTS)] == []
 
 
+def test_the_table_of_gateways_names_tests_that_are_in_their_files() -> None:
+    _, table = (DOCS / "reference" / "gateway.md").read_text("utf-8").split("\n| capability |")
+    capabilities = [line for line in table.splitlines() if line.count(" | ") == 6 and not line.startswith((" Kong", "| **"))]
+    proofs = re.findall(r"\| `(\S+\.py)::(test_\w+)` \|$", table, flags=re.MULTILINE)
+    assert len(proofs) == len(capabilities) > 80, "every capability has one"
+    missing = [f"{file}::{test}" for file, test in proofs if f"def {test}(" not in (ROOT / "tests" / file).read_text("utf-8")]
+    assert missing == []
+
+
 def test_the_map_has_every_page_and_the_folder_of_decisions() -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", (DOCS / "README.md").read_text("utf-8"))
     pages = [name for name in NAMES if name != "README.md" and not name.startswith("decisions/")]
