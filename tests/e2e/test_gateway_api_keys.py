@@ -213,6 +213,22 @@ async def test_guesses_are_bounded_and_known_keys_do_not_feel_it(world: World, t
         assert [await _is_taken(guessing, good) for _ in range(20)] == [True] * 20
 
 
+async def test_behind_a_proxy_each_client_has_its_own_guesses(world: World, tmp_path: Path) -> None:
+    port, exchange = free_port(), Exchange()
+    replicas = (replica(ORDERS, "orders-1", world.upstream.address), replica(AUTH, "auth-1", f"127.0.0.1:{port}"))
+    what = known(ORDERS, AUTH, replicas=replicas, trusted_proxies=("127.0.0.1/32",))
+    async with serving(exchange, port), gateway(tmp_path, what, MINT) as rig:
+        guessing = World(rig, exchange, world.http, world.upstream)
+
+        async def guess(number: int, client: str) -> int:
+            key = f"atoll_{number}_{'n' * 40}"
+            return (await guessing.ask(x_api_key=key, x_forwarded_for=client)).status_code
+
+        await until(lambda: _is_taken(guessing, guessing.key()))
+        assert {await guess(number, "203.0.113.9") for number in range(60)} == {401, 429}
+        assert {await guess(number, "203.0.113.10") for number in range(60, 65)} == {401}
+
+
 async def test_keys_that_are_good_are_no_guesses_however_many_come_from_one_address(world: World) -> None:
     assert {(await world.ask(x_api_key=world.key())).status_code for _ in range(40)} == {200}
 

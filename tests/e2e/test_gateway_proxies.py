@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from atoll.gateway.known import ServiceEntry
 from tests.support.gateway import Rig, contract, gateway, known, replica, upstreams
 
 PUBLIC: dict[str, Any] = {"security": []}
@@ -138,6 +139,24 @@ async def test_nothing_else_that_a_client_may_not_say_gets_through(behind: Entry
     assert seen.keys() - usual == {"x-forwarded-for", "x-forwarded-proto", "x-request-id"}
     assert (seen["x-forwarded-proto"], seen["x-request-id"]) == ("https", answer.headers["x-request-id"])
     assert len(seen["x-request-id"]) == 36
+
+
+async def test_the_client_and_not_its_proxy_decides_which_version_it_meets(tmp_path: Path) -> None:
+    async with upstreams(tmp_path, "orders-1", "orders-canary-1") as (one, two):
+        replicas = (replica(ORDERS, one.name, one.address), replica(ORDERS, two.name, two.address))
+        entry = ServiceEntry(prefix="/orders", digests=(ORDERS.digest,), canary_percent=50)
+        what = known(ORDERS, replicas=replicas, services={"orders": entry}, trusted_proxies=(f"{PROXY}/32",))
+        async with gateway(tmp_path / "gateway", what) as rig:
+            behind = Entry(rig)
+
+            async def met(number: int) -> str:
+                return str((await behind.ask(x_forwarded_for=f"203.0.113.{number}")).json()["replica"])
+
+            first = [await met(number) for number in range(40)]
+            again = [await met(number) for number in range(40)]
+
+    assert first == again, "a client meets one version"
+    assert set(first) == {"orders-1", "orders-canary-1"}
 
 
 async def test_the_proxy_protocol_tells_who_the_client_is(tmp_path: Path) -> None:
