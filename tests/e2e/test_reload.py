@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,27 @@ def test_a_path_of_somebody_else_changes_nothing_anywhere(pair: RunningSystem) -
     assert "atoll.toml:" in refused.stderr
     assert not (pair.folder / "contracts" / "middle.json").exists()
     assert pids(pair) == before
+
+
+NUMBERED = """
+
+@service.get("/right/n{}", public=True)
+async def numbered() -> int:
+    return 0
+"""
+
+
+def test_two_edits_of_one_size_within_one_second_both_count(pair: RunningSystem) -> None:
+    code, second = code_of(pair, "right"), 1_700_000_000.0
+    good, draft = code.read_text(), code.with_name(".draft")
+
+    def edited(number: int) -> bool:
+        return http.get(f"/right/n{number}").status_code == 200
+
+    with pair.client() as http:
+        for number in (1, 2):
+            draft.write_text(good + NUMBERED.format(number))
+            os.utime(draft, (second, second))
+            draft.replace(code)
+            until_sync(partial(edited, number), 30)
+    code.write_text(good)

@@ -443,6 +443,9 @@ async def _serve(system: Any, layout: Layout, ports: Ports, rest: tuple[Options,
     hosts: list[Host] = []
     supervisor = Supervisor(reaper, report.say, lambda: hosts[0].changed() if hosts else None)
     variables: Mapping[str, str] = processes.host_variables()
+    if options.reload:
+        # Python takes bytecode for fresh when its source has the same size and second: two edits may have.
+        variables = {**variables, "PYTHONDONTWRITEBYTECODE": "1"}
     machine = Machine(
         system=system,
         layout=layout,

@@ -42,6 +42,7 @@ _PASSED = (
     "SSL_CERT_DIR",
     "TERM",
     "NO_COLOR",
+    "PYTHONDONTWRITEBYTECODE",
     "ATOLL_FAULTS",
 )
 
