@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite lock bench bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
+.PHONY: help up test lint types suite acceptance acceptance-compose lock bench bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,6 +28,12 @@ types: $(VENV)/dev.stamp ## mypy --strict on src, tests and the shop; pyright on
 
 suite: $(VENV)/dev.stamp tests/validators/node_modules ## the tests alone, JOBS files at a time (2)
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 10
+
+acceptance: $(VENV)/dev.stamp ## what every place has to keep, asked of `atoll up`
+	$(BIN)/python -m pytest tests/acceptance
+
+acceptance-compose: $(VENV)/dev.stamp ## the same asked of Compose, on a Docker engine that it installs and starts (Linux, root)
+	ATOLL_ACCEPTANCE=compose $(BIN)/python -m pytest tests/acceptance
 
 bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be installed; table and JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.order_path
@@ -55,9 +61,16 @@ wasm: $(VENV)/dev.stamp ## compile the gateway's HTTP/1.1 filter, after a change
 	  --target=wasm32-freestanding -Oz -Wall -Wextra -Werror -nostdlib -Wl,--no-entry -Wl,--strip-all \
 	  -o strict_http1.wasm strict_http1.c && chmod 644 strict_http1.wasm && sha256sum strict_http1.* > SHA256SUMS
 
-lock: $(VENV)/dev.stamp ## resolve requirements/*.in anew: names, versions and hashes only
-	cd requirements && for name in shop dev; do ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade $$name.in -o $$name.txt; done
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+lock: $(VENV)/dev.stamp ## resolve requirements anew, the images' too: names, versions and hashes only
+	cd requirements && for name in shop dev; do ../$(LOCK) --upgrade $$name.in -o $$name.txt; done
+	for file in requirements/images/*.in; do \
+	  name=$$(basename $$file .in); $(LOCK) --upgrade $$file -o src/atoll/deploy/locks/$$name.txt || exit 1; done
+	wheel=$$(mktemp -d) && $(BIN)/uv build --quiet --wheel --no-build-isolation -o $$wheel . && for folder in examples/shop/services/*; do \
+	  $(LOCK) --upgrade --find-links $$wheel --no-emit-find-links --no-emit-package atoll $$folder/pyproject.toml \
+	    -o $$folder/requirements.txt || exit 1; done; rm -r $$wheel
+	$(LOCK) --upgrade examples/shop/cardprovider/requirements.in -o examples/shop/cardprovider/requirements.txt
 
 clean: ## remove .venv and what the shop has stored
 	rm -rf $(VENV) examples/shop/.atoll

@@ -47,9 +47,9 @@ class RunningSystem:
             check=False,
         )
 
-    def must(self, *arguments: str) -> str:
+    def must(self, *arguments: str, timeout_s: float = 90.0) -> str:
         """Its output. Fails the test when the command fails."""
-        done = self.run(*arguments)
+        done = self.run(*arguments, timeout_s=timeout_s)
         assert done.returncode == 0, f"atoll {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

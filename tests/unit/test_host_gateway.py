@@ -16,9 +16,9 @@ from atoll.host.guard import Reaper
 from atoll.host.layout import Layout
 from atoll.host.machine import Machine
 from atoll.host.ports import Ports
-from atoll.host.secrets import Secrets
 from atoll.host.supervise import Supervisor
 from atoll.host.versions import Versions
+from atoll.provision.secrets import Secrets
 from atoll.system.manifest import parse
 from atoll.tokens import Providers, Revocations
 from atoll.tokens.revocations import RevokedShard

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import SystemMistake
-from atoll.host.processes import auth_service
 from atoll.system import files
+from atoll.system.auth import auth_service
 from atoll.system.failures import HealthCheck, Retries
 from atoll.system.manifest import Secret, System, parse
 
@@ -113,7 +113,12 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ("format = 1\n", 1, "`name` is missing", "name ="),
         ('format = 2\nname = "s"\n', 1, "format 2 is unknown", "format = 1"),
         ('format = 1\nname = "Shop"\n', 2, "lower-case", ""),
-        ('format = 1\nname = "s"\ncolour = 1\n', 3, "unknown key `colour`", "auth, bus, environments, format, gateway"),
+        (
+            'format = 1\nname = "s"\ncolour = 1\n',
+            3,
+            "unknown key `colour`",
+            "auth, bus, containers, environments, format, gateway",
+        ),
         (
             'format = 1\nname = "s"\n[gateway]\nprt = 1\n',
             4,
@@ -277,7 +282,12 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ('format = 1\nname = "s"\n[services.health]\n', 3, "/health is the gateway's own", "another prefix"),
         ('format = 1\nname = "s"\n[services.a.settings]\nx = { y = 1 }\n', 4, "plain value", ""),
         ('format = 1\nname = "s"\n[environments.p.services.a]\n', 3, "no service 'a' to change", "[services.a]"),
-        ('format = 1\nname = "s"\n[environments.p]\nreplicas = 1\n', 4, "unknown key `replicas`", "auth, bus, gateway"),
+        (
+            'format = 1\nname = "s"\n[environments.p]\nreplicas = 1\n',
+            4,
+            "unknown key `replicas`",
+            "auth, bus, containers, gateway",
+        ),
         ('format = 1\nname = "s\n', 2, "not TOML", "toml.io"),
     ],
 )

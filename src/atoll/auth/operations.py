@@ -26,6 +26,7 @@ from atoll.errors import Conflict, Unauthorized
 from atoll.service.parameters import Form
 from atoll.service.principal import Principal
 from atoll.service.router import Router
+from atoll.system.variables import with_files
 
 __all__ = ["operations"]
 
@@ -126,7 +127,7 @@ async def me(caller: Principal, database: Database) -> Me:
 
 @operations.provides()
 def configured() -> Configuration:
-    return Configuration.read(os.environ)
+    return Configuration.read(with_files(os.environ))
 
 
 @operations.provides()

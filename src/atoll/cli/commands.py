@@ -35,6 +35,12 @@ COMMANDS = {
     "dead-letters": ("dead_letters", "Events that could not be handled: list, show, retry, discard."),
     "mirror": ("mirror", "How a second service's answers differ from those that clients get."),
     "gateway": ("gateway", "What the gateway does now: routes, tokens, limits, replicas."),
+    "build": ("build", "Container images of a system's parts."),
+    "render": ("render", "The system as files for a container host."),
+    "rollout": ("rollout", "Another version of one service on Compose, without a failed request."),
+    "provision": ("provision", "In containers: make the bus what the contracts need, once."),
+    "database": ("database", "In containers: run one service's own database server."),
+    "wait": ("wait", "In containers: wait for health, bus, database or a URL."),
     "doctor": ("doctor", "What this machine has and misses for running a system."),
 }
 

@@ -21,7 +21,8 @@ __all__ = ["command"]
 def command(here: Here, name: str) -> None:
     """NAME's contract (OpenAPI 3.1 and AsyncAPI 3), derived from its code in a process without credentials."""
     from atoll.host.contracts import Deriver
-    from atoll.host.processes import AUTH, auth_service
+    from atoll.system.auth import auth_service
+    from atoll.system.plan import AUTH
 
     spec = auth_service(here.system) if name == AUTH else here.system.service(name)
     with tempfile.TemporaryDirectory(prefix="atoll-") as folder:

@@ -155,8 +155,8 @@ class Down:
 
 def _history(here: Here) -> History | Down:
     from atoll.host.history import History, Places
-    from atoll.host.secrets import Secrets
     from atoll.provision import nats
+    from atoll.provision.secrets import Secrets
     from atoll.system.plan import BusPlan
 
     try:

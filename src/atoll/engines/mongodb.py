@@ -43,7 +43,8 @@ _PACKAGES = {  # what Debian and Ubuntu call the package that holds a library mo
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One mongod on this machine's loopback. `key`: a secret of 6 to 1024 hex digits, the same at every start.
+    """One mongod on this machine's loopback, or `networked` on every address. `key`: a secret of 6 to 1024 hex digits, the same
+    at every start.
 
     `port` should be kept: a replica set whose port changed has no primary until `provision.mongodb` reconfigures it.
     """
@@ -52,6 +53,7 @@ class Settings:
     port: int
     key: str
     cache_gb: float = 0.25
+    networked: bool = False
 
 
 def find(explicit: str | Path | None = None) -> Path:
@@ -81,7 +83,7 @@ def command(binary: Path, settings: Settings, log: Path) -> Command:
         str(binary),
         *("--dbpath", str(settings.data)),
         *("--port", str(settings.port)),
-        *("--bind_ip", "127.0.0.1"),
+        *(("--bind_ip_all",) if settings.networked else ("--bind_ip", "127.0.0.1")),
         *("--replSet", REPLICA_SET),
         *("--keyFile", str(key_file)),
         *("--wiredTigerCacheSizeGB", str(settings.cache_gb)),

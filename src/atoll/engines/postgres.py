@@ -86,6 +86,10 @@ _ACCESS = """# Made by atoll: passwords only, from this machine only.
 local all all scram-sha-256
 host  all all 127.0.0.1/32 scram-sha-256
 """
+# For a container of its own: the service comes over the network, the superuser does not.
+_NETWORKED = f"""host  all {SUPERUSER} all reject
+host  all all all scram-sha-256
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +97,13 @@ class Settings:
     """One cluster on this machine's loopback. `data` is where it should lie; `folder` tells where it does.
 
     `base`: where caches live, and under root what the other user can't reach. By default /var/lib/atoll for root, the
-    user's cache folder otherwise.
+    user's cache folder otherwise. `networked`: it listens on every address, where its superuser is refused.
     """
 
     data: Path
     port: int
     base: Path | None = None
+    networked: bool = False
 
 
 def find(explicit: str | Path | None = None) -> Path:
@@ -136,7 +141,8 @@ def command(binary: Path, settings: Settings, log: Path) -> Command:
     """Stop it with `STOP`; kill -9 loses nothing that was committed."""
     place = folder(settings)
     runnable = _reachable_binary(binary, settings)
-    arguments = (str(runnable), "-D", str(place), "-p", str(settings.port), "-k", str(socket_folder(settings) or ""))
+    listen = ("-h", "*") if settings.networked else ()
+    arguments = (str(runnable), "-D", str(place), "-p", str(settings.port), "-k", str(socket_folder(settings) or ""), *listen)
     return Command("postgres", arguments, Path("/"), log, user=_user())
 
 
@@ -242,14 +248,15 @@ def _template(binary: Path, settings: Settings) -> Path:
     runnable = _reachable_binary(binary, settings)
     number = version(binary)
     configuration = _configuration(int(re.split(r"\D", number)[0]))
-    name = hashlib.sha256(f"{configuration}{_ACCESS}{_user()}".encode()).hexdigest()[:8]
+    access = _ACCESS + (_NETWORKED if settings.networked else "")
+    name = hashlib.sha256(f"{configuration}{access}{_user()}".encode()).hexdigest()[:8]
     target = _base(settings) / f"template-{number}-{name}"
     if not target.exists():
         with _new_folder(target) as fresh:
             _initialise(runnable, fresh, int(re.split(r"\D", number)[0]))
             with (fresh / "postgresql.conf").open("a") as file:
                 file.write(configuration)
-            (fresh / "pg_hba.conf").write_text(_ACCESS)
+            (fresh / "pg_hba.conf").write_text(access)
     return target
 
 

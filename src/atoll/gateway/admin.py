@@ -94,6 +94,15 @@ class Admin:
             return None
         return float(told["uptime_current_epoch"].removesuffix("s"))
 
+    async def connections(self) -> int:
+        """How many clients are connected; 0 when Envoy does not answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answer = await self._ask(f"/stats?format=json&filter=^http.{listener.STAT_PREFIX}.downstream_cx_active$")
+        except (OSError, TimeoutError):
+            return 0
+        return sum(int(one.get("value", 0)) for one in msgspec.json.decode(answer)["stats"])
+
     async def _ask(self, path: str) -> bytes:
         reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)
         try:

@@ -32,6 +32,7 @@ from atoll.gateway.secrets import Follower, write_secrets
 from atoll.gateway.xds.folders import Folders
 from atoll.registry.announcement import Announcement
 from atoll.registry.replica import removal
+from atoll.system.variables import with_files
 
 __all__ = ["Controller", "run"]
 
@@ -237,7 +238,7 @@ def _updated(known: Known, received: Received) -> Known:
 
 def run(environ: Mapping[str, str] | None = None, connect: Callable[[str], Bus] | None = None) -> None:
     """The process. Ends with SIGTERM or SIGINT; Envoy goes on."""
-    environment = Environment.read(os.environ if environ is None else environ)
+    environment = Environment.read(with_files(os.environ) if environ is None else environ)
     asyncio.run(_main(environment, connect or _connect))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -16,15 +15,15 @@ from atoll.errors import BusOutage
 from atoll.host.canaries import Trial
 from atoll.host.machine import Machine
 from atoll.host.probes import until_ready
-from atoll.host.processes import AUTH, LOOPBACK, ProcessSpec, auth_service, engine_process
+from atoll.host.processes import LOOPBACK, ProcessSpec, engine_process
 from atoll.provision import nats
 from atoll.provision.bus import Administrator, Made
+from atoll.provision.document import system_document
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import Contract
-from atoll.system.manifest import MirrorSpec, ServiceSpec, System
 from atoll.system.plan import BusPlan
 
-__all__ = ["BusHost", "system_document"]
+__all__ = ["BusHost"]
 
 NATS = "nats"
 
@@ -192,44 +191,3 @@ def _union(old: Contract, new: Contract) -> Contract:
     published = {event.name: event for event in (*old.publishes, *new.publishes)}
     consumed = {(one.source, one.name): one for one in (*old.consumes, *new.consumes)}
     return msgspec.structs.replace(new, publishes=tuple(published.values()), consumes=tuple(consumed.values()))
-
-
-def system_document(system: System, weights: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """What the gateway is told of the system, without digests. `weights` are those of canaries, by service."""
-    routed = [auth_service(system), *(spec for spec in system.services if spec.kind != "simulator")]
-    return {
-        "name": system.name,
-        "public_url": system.gateway.url,
-        "issuer": system.issuer,
-        "audience": system.name,
-        "fallback": system.gateway.fallback,
-        "otlp_endpoint": system.telemetry.otlp_endpoint,
-        "sampling": system.telemetry.sampling,
-        "compression": system.gateway.compression,
-        "cors": None if system.gateway.cors is None else msgspec.to_builtins(system.gateway.cors),
-        "rate_limit": system.gateway.rate_limit,
-        "address_rate_limit": system.gateway.address_rate_limit,
-        "body_limit_bytes": system.gateway.body_limit_bytes,
-        "max_header_size_kib": system.gateway.max_header_size_kib,
-        "memory_limit_mib": system.gateway.memory_limit_mib,
-        "cpu_limit_percent": system.gateway.cpu_limit_percent,
-        "trusted_proxies": system.gateway.trusted_proxies,
-        "proxy_protocol": system.gateway.proxy_protocol,
-        "mirrors": {mirror.name: _mirror(mirror) for mirror in system.gateway.mirrors},
-        "services": {spec.name: _entry(spec, (weights or {}).get(spec.name, 0)) for spec in routed},
-    }
-
-
-def _entry(spec: ServiceSpec, canary_percent: int) -> dict[str, Any]:
-    kind = "service" if spec.name == AUTH else spec.kind
-    return {
-        "kind": kind,
-        "prefix": spec.prefix,
-        "concurrency": spec.concurrency,
-        "canary_percent": canary_percent,
-        "failures": asdict(spec.failures),
-    }
-
-
-def _mirror(mirror: MirrorSpec) -> dict[str, Any]:
-    return {name: value for name, value in asdict(mirror).items() if name != "name"}

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -20,15 +20,16 @@ from pathlib import Path as File
 from atoll.errors import SystemMistake
 from atoll.gateway.paths import Path
 from atoll.host.guard import wish
-from atoll.host.processes import AUTH, auth_kind, auth_service, passed
+from atoll.host.processes import passed
+from atoll.system.auth import AUTH_MODULE, auth_kind, auth_service
 from atoll.system.contract import Contract, Operation
-from atoll.system.files import load_contract
+from atoll.system.files import load_contract, service_files
 from atoll.system.manifest import GATEWAY_PATHS, ServiceSpec, System
+from atoll.system.plan import AUTH
 
-__all__ = ["Deriver", "check", "service_files"]
+__all__ = ["Deriver", "check"]
 
 _TIMEOUT_S = 60.0
-_IGNORED = frozenset({"__pycache__", "node_modules", "venv", "tests", "build", "dist"})
 _ATOLL = File(__file__).resolve().parent.parent
 
 
@@ -57,7 +58,7 @@ class Deriver:
         return await self.contract(auth_service(self.system))
 
     def _argv(self, spec: ServiceSpec) -> tuple[str, ...]:
-        module = ("--module", "atoll.auth.service") if spec.name == AUTH else ()
+        module = ("--module", AUTH_MODULE) if spec.name == AUTH else ()
         return (str(spec.python or sys.executable), "-P", "-m", "atoll.service", "describe", *module)
 
     def _environment(self, spec: ServiceSpec) -> dict[str, str]:
@@ -126,15 +127,6 @@ def _failure(spec: ServiceSpec, errors: str) -> SystemMistake:
     lines = [line for line in errors.strip().splitlines() if line.strip()]
     start = next((i for i, line in enumerate(lines) if line.startswith(f"{spec.name}: ")), max(0, len(lines) - 12))
     return SystemMistake("\n".join(lines[start:]) or f"{spec.name} can't be described", where="" if lines else spec.where)
-
-
-def service_files(folder: File) -> Iterator[File]:
-    """The files a service is made of: its folder without tests, environments, caches and everything hidden."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _IGNORED)
-        for name in sorted(names):
-            if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")):
-                yield File(root, name)
 
 
 def inputs_digest(spec: ServiceSpec, argv: tuple[str, ...]) -> str:

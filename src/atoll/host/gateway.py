@@ -27,11 +27,11 @@ from atoll.gateway.translate import translate
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
 from atoll.host import logs, tls
-from atoll.host.bus import system_document
 from atoll.host.machine import Machine
 from atoll.host.ports import is_free, port_holder
 from atoll.host.probes import probe, until_ready
 from atoll.host.processes import LOOPBACK, ProcessSpec, engine_process, passed
+from atoll.provision.document import system_document
 from atoll.system.contract import Contract
 from atoll.system.manifest import GatewaySpec, System
 

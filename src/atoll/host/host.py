@@ -32,16 +32,18 @@ from atoll.host.lock import Lock
 from atoll.host.machine import Machine, Options
 from atoll.host.ports import Ports
 from atoll.host.probes import probe
-from atoll.host.processes import AUTH, Known, ProcessSpec, Slot, auth_service
+from atoll.host.processes import Known, ProcessSpec, Slot
 from atoll.host.replicas import Replicas
-from atoll.host.secrets import Secrets
 from atoll.host.sessions import start_time
 from atoll.host.settle import Unsettled, settle
 from atoll.host.supervise import Supervisor
 from atoll.host.versions import Versions
+from atoll.provision.secrets import Secrets
 from atoll.system import files
+from atoll.system.auth import auth_service
 from atoll.system.contract import Contract
 from atoll.system.manifest import ServiceSpec
+from atoll.system.plan import AUTH
 
 __all__ = ["Host", "Report", "run"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from atoll.host.layout import Layout
 from atoll.host.ports import Ports
-from atoll.host.secrets import Secrets
 from atoll.host.supervise import Supervisor
 from atoll.host.versions import Versions
+from atoll.provision.secrets import Secrets
 from atoll.system.manifest import System
 
 __all__ = ["Machine", "Options"]

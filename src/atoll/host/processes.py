@@ -18,14 +18,15 @@ from typing import Any, Literal
 from atoll.engines.process import Command
 from atoll.errors import SystemMistake
 from atoll.host.layout import Layout
+from atoll.system.auth import AUTH_MODULE, auth_kind, auth_options, auth_service
 from atoll.system.contract import Contract
 from atoll.system.manifest import Secret, ServiceSpec, System
+from atoll.system.plan import AUTH
 
 __all__ = ["Known", "ProcessSpec", "Slot", "auth", "replica", "service_environment", "simulator"]
 
 Kind = Literal["bus", "database", "gateway", "auth", "service", "client", "simulator"]
 
-AUTH = "auth"
 LOOPBACK = "127.0.0.1"
 DRAIN_S = 15.0  # the handler's budget and the drain time, with a margin
 # What a service process may see of the host's environment: nothing of another service's, nothing that changes its path.
@@ -198,30 +199,22 @@ def auth(system: System, contract: Contract, slot: Slot, known: Known) -> Proces
     environment = service_environment(system, spec, contract, slot, known)
     secrets = {name: value for name, value in known.variables.items() if name.startswith(("AUTH_USER_", "AUTH_CLIENT_"))}
     secrets["AUTH_OPERATOR_SECRET"] = known.operator_secret
-    options = {"access_token_lifetime_s": system.auth.access_token_lifetime_s, **system.auth.options}
     return ProcessSpec(
         name=slot.name,
         kind="auth",
-        argv=(sys.executable, "-P", "-m", "atoll.service", "run", "--module", "atoll.auth.service"),
+        argv=(sys.executable, "-P", "-m", "atoll.service", "run", "--module", AUTH_MODULE),
         folder=known.layout.service_state(AUTH),
         log=known.layout.log(slot.name),
-        environment={**environment, **secrets, "ATOLL_AUTH": json.dumps(options, sort_keys=True), **auth_kind(system)},
+        environment={
+            **environment,
+            **secrets,
+            "ATOLL_AUTH": json.dumps(auth_options(system), sort_keys=True),
+            **auth_kind(system),
+        },
         service=AUTH,
         port=slot.port,
         inherits=True,
     )
-
-
-def auth_kind(system: System) -> dict[str, str]:
-    """Auth is one program for every kind of database, so it is told which, for its contract too."""
-    return {"ATOLL_AUTH_DATABASE": system.auth.database}
-
-
-def auth_service(system: System) -> ServiceSpec:
-    """Auth as if it stood in the manifest: its folder is atoll's own package."""
-    folder = Path(__file__).resolve().parent.parent / AUTH
-    where = str(system.folder / "atoll.toml")
-    return ServiceSpec(AUTH, folder, prefix="/auth", where=where, failures=system.gateway.failures)
 
 
 def simulator(system: System, spec: ServiceSpec, slot: Slot, known: Known) -> ProcessSpec:

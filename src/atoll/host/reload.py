@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atoll.errors import AtollError
-from atoll.host.contracts import check, service_files
+from atoll.host.contracts import check
 from atoll.system.contract import Contract
+from atoll.system.files import service_files
 from atoll.system.manifest import ServiceSpec
 
 if TYPE_CHECKING:

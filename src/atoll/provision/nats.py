@@ -19,7 +19,7 @@ from atoll.bus.jetstream import information
 from atoll.bus.ports import MAX_PAYLOAD_BYTES
 from atoll.system.plan import AUTH, BusPlan, BusService
 
-__all__ = ["BusServer", "account", "accounts", "admin", "configuration", "users"]
+__all__ = ["BusServer", "account", "accounts", "admin", "administers", "configuration", "users"]
 
 PLATFORM, SYSTEM = "PLATFORM", "SYS"
 PLATFORM_ADMIN, GATEWAY, SYSTEM_USER = "platform-admin", "gateway", "sys"
@@ -52,6 +52,11 @@ def users(plan: BusPlan) -> tuple[str, ...]:
 def admin(service: str) -> str:
     """The user that only provision is."""
     return f"{service}-admin"
+
+
+def administers(user: str) -> bool:
+    """Whether only provision is this user."""
+    return user.endswith("-admin") or user == SYSTEM_USER
 
 
 def account(service: str) -> str:

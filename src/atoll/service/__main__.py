@@ -46,8 +46,9 @@ def _run(module: str) -> int:
     from atoll.service.environment import Environment
     from atoll.service.logs import configure
     from atoll.service.process import Process
+    from atoll.system.variables import with_files
 
-    environment = Environment.read(os.environ)
+    environment = Environment.read(with_files(os.environ))
     configure(environment.service)
     service = load(module)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from atoll.errors import AtollError, SystemMistake
 from atoll.service.__main__ import load
 from atoll.service.storage import database_of, migrations_of
+from atoll.system.variables import with_files
 
 __all__ = ["main"]
 
@@ -26,7 +27,7 @@ def main() -> int:
 
 async def _migrate() -> list[str]:
     service = load()
-    database = database_of(service, os.environ.get("ATOLL_DATABASE_URL", ""))
+    database = database_of(service, with_files(os.environ).get("ATOLL_DATABASE_URL", ""))
     if database is None:
         raise SystemMistake(f"{service.name} has no database")
     await database.open()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from atoll.errors import DatabaseOutage
+from atoll.registry.address import reachable_at
 from atoll.service.answers import refuse
 from atoll.service.environment import Environment
 from atoll.service.handlers import Observed, build_handlers, run_hooks
@@ -77,6 +78,7 @@ class Process:
         self._injector: Injector | None = None
         self._loops: Loops | None = None
         self._announcement: Announcement | None = None
+        self._announcing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._tracing = _tracing(service, environment, self._spans)
         self._exporter: Exporter | None = None
@@ -147,7 +149,7 @@ class Process:
         self._health.stage = "serving"
         self._watch.start()
         if self._bus is not None:
-            await self._announce(self._bus)
+            self._announcing = asyncio.create_task(self._announce(self._bus))
         _log.info("%s serves on %s", self._environment.replica, self._environment.address or self._environment.listen)
 
     async def _open_database(self) -> None:
@@ -203,12 +205,13 @@ class Process:
         from atoll.registry.announcement import Announcement
         from atoll.registry.replica import Replica
 
+        address = await reachable_at(self._environment.address, self._environment.bus_url)
         self._announcement = Announcement(
             bus,
             Replica(
                 service=self._environment.service,
                 replica=self._environment.replica,
-                address=self._environment.address,
+                address=address,
                 digest=self._environment.contract_digest,
                 version=self._service.version,
                 tls=self._tls is not None,
@@ -252,6 +255,8 @@ class Process:
         _log.info("%s drains", self._environment.replica)
         self._health.stage = "draining"
         leaving = time.monotonic()
+        if self._announcing is not None:
+            self._announcing.cancel()
         if self._announcement is not None:
             await self._announcement.withdraw()
         if self._loops is not None:

@@ -6,7 +6,7 @@
         timeout_s: float = 2.0
 
 A value is looked up as `provider_url` in the manifest, and as `PROVIDER_URL` in the service's `.env` and in the
-environment; the later one wins.
+environment; the later one wins. PROVIDER_URL_FILE names a file that has it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from msgspec import StructMeta
 
 from atoll.errors import SystemMistake
 from atoll.service import annotations as types
+from atoll.system.variables import in_file
 
 __all__ = ["Secret", "Settings", "Sources", "load", "parse_dotenv"]
 
@@ -83,6 +84,8 @@ class Sources:
         upper = name.upper()
         if upper in self.environ:
             return self.environ[upper], f"environment variable {upper}"
+        if f"{upper}_FILE" in self.environ:
+            return in_file(upper, self.environ), f"the file {self.environ[f'{upper}_FILE']}"
         if upper in self.dotenv:
             return self.dotenv[upper], f".env, {upper}"
         if name in self.manifest:

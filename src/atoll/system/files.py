@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from atoll.system.contract import Contract
 from atoll.system.differences import differences
 from atoll.system.manifest import ServiceSpec, System, parse
 
-__all__ = ["Difference", "accept", "accepted", "compare", "contract_path", "find", "read"]
+__all__ = ["Difference", "accept", "accepted", "compare", "contract_path", "find", "load_contract", "read", "service_files"]
 
 MANIFEST = "atoll.toml"
+_IGNORED = frozenset({"__pycache__", "node_modules", "venv", "tests", "build", "dist"})
 _NAMED = 6  # changes of one contract; more would not be read
 
 
@@ -114,6 +115,15 @@ def accept(system: System, contract: Contract) -> Path:
     path.parent.mkdir(exist_ok=True)
     _write(path, contract.document)
     return path
+
+
+def service_files(folder: Path) -> Iterator[Path]:
+    """The files a service is made of: its folder without tests, environments, caches and everything hidden."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _IGNORED)
+        for name in sorted(names):
+            if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")):
+                yield Path(root, name)
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

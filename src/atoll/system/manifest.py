@@ -27,6 +27,7 @@ __all__ = [
     "AuthSpec",
     "BusSpec",
     "CanarySpec",
+    "ContainersSpec",
     "CorsSpec",
     "GatewaySpec",
     "MirrorSpec",
@@ -42,6 +43,7 @@ ServiceKind = Literal["service", "client", "simulator"]
 
 MOST_REPLICAS = 100
 _PORT = 8080
+_NETWORK_PREFIX = 20
 _ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 GATEWAY_PATHS = ("/health", "/openapi.json", "/docs")
@@ -173,6 +175,17 @@ class TelemetrySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainersSpec:
+    """[containers]: `base` is the image with Python that all others are made on, `repository` stands before their names ("":
+    the system's name), `network` is what Compose's subnets are cut from.
+    """
+
+    base: str = "python:3.11-slim"
+    repository: str = ""
+    network: str = "172.29.0.0/16"
+
+
+@dataclass(frozen=True, slots=True)
 class CanarySpec:
     """Another version of a service beside it: `folder` and `python` are absolute, `weight` of a hundred clients meet it."""
 
@@ -186,7 +199,7 @@ class CanarySpec:
 class ServiceSpec:
     """One [services.NAME] table. `folder`, `python` and `contract` are absolute; `where` is the table's file:line.
 
-    `concurrency`: requests in flight to all of its replicas, at most.
+    `concurrency`: requests in flight to all of its replicas, at most. `outbound`: its containers may call the outside.
     A "client" has no bus user and calls the gateway; a "simulator" stands for something outside the system: local only,
     with no contract, routes, bus user or database, and others' settings may name its address as `{NAME.url}`.
     """
@@ -206,6 +219,7 @@ class ServiceSpec:
     where: str = ""
     canary: CanarySpec | None = None
     failures: FailureDetection = USUAL
+    outbound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +233,7 @@ class System:
     services: tuple[ServiceSpec, ...]
     bus: BusSpec = BusSpec()
     telemetry: TelemetrySpec = TelemetrySpec()
+    containers: ContainersSpec = ContainersSpec()
     environment: str = ""
     environments: tuple[str, ...] = ()
 
@@ -322,6 +337,13 @@ def _number(low: float, high: float) -> Check:
         return "" if fits else f"must be a number from {low:g} to {high:g}, not {_shown(value)}"
 
     return check
+
+
+def _network(value: Any) -> str:
+    with suppress(ValueError):
+        if isinstance(value, str) and ip_network(value).version == 4 and ip_network(value).prefixlen <= _NETWORK_PREFIX:
+            return ""
+    return f"must be an IPv4 network of at least /{_NETWORK_PREFIX}, like 172.29.0.0/16, not {_shown(value)}"
 
 
 def _flag(value: Any) -> str:
@@ -499,6 +521,14 @@ _GATEWAY = _Table(
     }
 )
 _BUS = _Table({"sync_always": _flag})
+_IMAGE = r"[a-z0-9]+([._:/@-]+[A-Za-z0-9]+)*"
+_CONTAINERS = _Table(
+    {
+        "base": _matching(_IMAGE, "the name of an image, like python:3.11-slim"),
+        "repository": _matching(_IMAGE, "the beginning of images' names, like registry.example/shop"),
+        "network": _network,
+    }
+)
 _TELEMETRY = _Table({"otlp_endpoint": _COLLECTOR, "sampling": _number(0, 1)})
 _USER = _Table({"password": _text, "scopes": _scopes})
 _CLIENT = _Table({"secret": _text, "scopes": _scopes})
@@ -545,10 +575,18 @@ _SERVICE = _Table(
         "database_url": _secret,
         "settings": _Table(named=_setting),
         "canary": _CANARY,
+        "outbound": _flag,
     }
 )
 _OVERLAY = _Table(
-    {"gateway": _GATEWAY, "auth": _AUTH, "bus": _BUS, "telemetry": _TELEMETRY, "services": _Table(named=_SERVICE, names=_NAME)}
+    {
+        "gateway": _GATEWAY,
+        "auth": _AUTH,
+        "bus": _BUS,
+        "telemetry": _TELEMETRY,
+        "containers": _CONTAINERS,
+        "services": _Table(named=_SERVICE, names=_NAME),
+    }
 )
 _ROOT = _Table(
     {
@@ -615,6 +653,7 @@ class _Reader:
             services=tuple(self.service(name, table, gateway.failures) for name, table in services.items()),
             bus=BusSpec(**{**document.get("bus", {}), **overlay.get("bus", {})}),
             telemetry=TelemetrySpec(**{**document.get("telemetry", {}), **overlay.get("telemetry", {})}),
+            containers=ContainersSpec(**{**document.get("containers", {}), **overlay.get("containers", {})}),
             environment=environment,
             environments=tuple(environments),
         )
@@ -720,6 +759,7 @@ class _Reader:
             where=self.where(at),
             canary=_canary(folder, table["canary"]) if "canary" in table else None,
             failures=_failures(table, failures),
+            outbound=table.get("outbound", False),
         )
 
     def check_service(self, name: str, table: Mapping[str, Any], at: tuple[str, ...]) -> None:

@@ -1,0 +1,90 @@
+"""`atoll wait`: for what has to be there first, and for one's own health. It imports little: it is run every few seconds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from urllib.parse import urlsplit
+
+import click
+
+from atoll.errors import EngineOutage, SystemMistake
+
+__all__ = ["command"]
+
+_PAUSE_S = 0.1
+_ASK_S = 2.0
+_VARIABLES = {"bus": "ATOLL_BUS_URL", "database": "ATOLL_DATABASE_URL"}
+_PORTS = {"http": 80, "nats": 4222, "postgresql": 5432, "mongodb": 27017}
+
+
+@click.command()
+@click.argument("what", metavar="health|bus|database|URL")
+@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds until it gives up.")
+def command(what: str, timeout_s: float) -> None:
+    """Wait until something answers, or end with an error that says what did not.
+
+    `health` is this process's own container, `bus` and `database` are what ATOLL_BUS_URL and ATOLL_DATABASE_URL name. An http
+    URL must answer 200, a bus must greet, anything else must take a connection.
+    """
+    url = _url(what)
+    end = time.monotonic() + timeout_s
+    while fault := _fault(url):
+        if time.monotonic() >= end:
+            raise EngineOutage(f"{_shown(url)} after {timeout_s:g} s: {fault}")
+        time.sleep(min(_PAUSE_S, max(0.0, end - time.monotonic())))
+
+
+def _url(what: str) -> str:
+    if what == "health":
+        return _own_health()
+    if what in _VARIABLES:
+        from atoll.system.variables import with_files
+
+        name = _VARIABLES[what]
+        if not (found := with_files(os.environ).get(name)):
+            raise SystemMistake(f"{name} is not set", hint=f"`atoll wait {what}` waits for what it names")
+        what = found
+    if urlsplit(what).scheme not in {*_PORTS, "tcp"}:
+        raise SystemMistake(f"{what!r} can't be waited for", hint=f"{', '.join([*_PORTS, 'tcp'])}:// and host:port")
+    return what
+
+
+def _own_health() -> str:
+    """Where a service or a gateway says that it is ready."""
+    if listen := os.environ.get("ATOLL_LISTEN"):
+        return f"http://127.0.0.1:{listen.rpartition(':')[2]}/health/ready"
+    if admin := os.environ.get("ATOLL_ENVOY_ADMIN"):
+        return f"http://{admin}/ready"
+    raise SystemMistake(
+        "this process has no health of its own", hint="`atoll wait health` runs beside a service or a gateway: ATOLL_LISTEN"
+    )
+
+
+def _fault(url: str) -> str:
+    """Why it is not there; "" when it is."""
+    parts = urlsplit(url)
+    try:
+        address = (parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
+        with socket.create_connection(address, _ASK_S) as connection:
+            connection.settimeout(_ASK_S)
+            if parts.scheme == "http":
+                return _asked(connection, parts.path or "/")
+            greeted = parts.scheme != "nats" or connection.recv(5) == b"INFO "
+            return "" if greeted else "it is no bus"
+    except OSError as error:
+        return str(error) or type(error).__name__
+
+
+def _asked(connection: socket.socket, path: str) -> str:
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    with connection.makefile("rb") as answer:
+        status = answer.readline().split()
+    return "" if status[1:2] == [b"200"] else f"it answers {status[1].decode() if status[1:] else 'nothing'}"
+
+
+def _shown(url: str) -> str:
+    """Without a password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)} does not answer"

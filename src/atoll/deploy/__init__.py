@@ -1,0 +1,9 @@
+"""The same system as files for container hosts: images and Compose.
+
+The rule it keeps: pure functions from manifest and accepted contracts to texts; the same input gives the same files, and none
+but those below `secrets/` hold a secret. Disk, network and engine are touched in one thin module each: `files`, `wheels` and
+`docker`.
+
+`plan` (which parts there are) → `images` (a build context for each) and `compose` (a Compose file and what it mounts).
+`builds` and `rollout` act on an engine. Read `plan` first.
+"""

@@ -1,0 +1,305 @@
+"""A Compose file, and what it mounts. Pure: `render(plan, told) -> {path: text}`.
+
+Each part is in a cell of its own, with the gateway and the bus; its database is in a second network with nobody else.
+docs/decisions/0013-container-hosts.md says why cells are numbered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from itertools import count, islice
+from typing import Any
+
+from atoll.deploy import yaml
+from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
+from atoll.deploy.plan import Part, Plan
+from atoll.deploy.secrets import BUS_PORT, account_variables, database_name
+from atoll.errors import SystemMistake
+from atoll.provision.document import system_document
+from atoll.system.auth import auth_kind, auth_options
+from atoll.system.contract import canonical
+
+__all__ = ["CELLS", "Told", "cells", "render"]
+
+CELLS = 8
+"""Cells come in eights: gateway and bus are in all of them, so that a service is added without their being made anew."""
+_PREFIX = 27
+_LOGS = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`images` are references by name; `cells` a number for each member; `address` is where the gateway is published."""
+
+    images: Mapping[str, str]
+    cells: Mapping[str, int]
+    address: str = "127.0.0.1"
+
+
+def cells(before: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    """Everybody keeps a cell for as long as it is there; who is new takes the first free one."""
+    wanted = list(names)
+    kept = {name: before[name] for name in wanted if name in before}
+    free = (number for number in count() if number not in kept.values())
+    new = [name for name in wanted if name not in kept]
+    return {**kept, **dict(zip(new, islice(free, len(new)), strict=True))}
+
+
+def render(plan: Plan, told: Told) -> dict[str, str]:
+    """All files but secrets. Raises SystemMistake: the network is too small."""
+    document = {
+        "services": {
+            BUS: _bus(told),
+            PROVISION: _provision(told),
+            GATEWAY: _gateway(plan, told),
+            **{database_name(part): _database(part, told) for part in _with_database(plan)},
+            **{part.name: _part(plan, part, told) for part in plan.parts},
+        },
+        "networks": _networks(plan, told),
+        "volumes": {name: {} for name in _volumes(plan)},
+    }
+    return {
+        "compose.yaml": _HEADER + yaml.text(_escaped(document)),
+        ".env": f"COMPOSE_PROJECT_NAME={plan.system.name}\n",
+        ".gitignore": "/secrets/\n",
+        "cells.json": json.dumps(dict(sorted(told.cells.items())), indent=1) + "\n",
+        "provision/system.json": json.dumps(system_document(plan.system), indent=1) + "\n",
+        **{f"provision/contracts/{name}.json": canonical(one.document).decode() + "\n" for name, one in plan.contracts.items()},
+    }
+
+
+_HEADER = "# Rendered by atoll; what is changed here is overwritten. Your own belongs into compose.override.yaml.\n"
+
+
+def _with_database(plan: Plan) -> list[Part]:
+    return [part for part in plan.parts if part.database and part.database.served]
+
+
+def _container(image: str, memory_mib: int, **own: Any) -> dict[str, Any]:
+    """What holds for every container: no rights, nothing to write to but what is mounted, bounded."""
+    return {
+        "image": image,
+        "restart": "unless-stopped",
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "tmpfs": ["/tmp:size=64m,mode=1777"],
+        "mem_limit": f"{memory_mib}m",
+        "cpus": "1.0",
+        "pids_limit": 256,
+        "logging": _LOGS,
+        **own,
+    }
+
+
+def _secrets(name: str) -> str:
+    return f"./secrets/{name}:/run/secrets:ro"
+
+
+def _bus(told: Told) -> dict[str, Any]:
+    return _container(
+        told.images[BUS],
+        512,
+        stop_grace_period="20s",
+        volumes=["./secrets/nats:/etc/nats:ro", "nats-data:/data"],
+        networks=[*_cell_names(told), "platform"],
+    )
+
+
+def _provision(told: Told) -> dict[str, Any]:
+    return {
+        **_container(told.images[PROVISION], 256),
+        "restart": "no",
+        "environment": {
+            "ATOLL_PROVISION_DIR": "/etc/atoll",
+            "ATOLL_BUS_ADDRESS": f"{BUS}:{BUS_PORT}",
+            "ATOLL_BUS_USERS_FILE": "/run/secrets/bus_users",
+        },
+        "volumes": [_secrets(PROVISION), "./provision:/etc/atoll:ro"],
+        "networks": ["platform"],
+        "depends_on": {BUS: {"condition": "service_healthy"}},
+    }
+
+
+def _gateway(plan: Plan, told: Told) -> dict[str, Any]:
+    port = plan.system.gateway.port
+    return _container(
+        told.images[GATEWAY],
+        plan.system.gateway.memory_limit_mib or 1024,
+        stop_grace_period="30s",
+        environment={
+            "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
+            "ATOLL_GATEWAY_DIR": "/data",
+            "ATOLL_GATEWAY_HOST": "0.0.0.0",
+            "ATOLL_GATEWAY_PORT": str(port),
+            "ATOLL_GATEWAY_NAME": GATEWAY,
+            "ATOLL_GATEWAY_UPSTREAM": "plain",
+            "ATOLL_ENVOY_ADMIN": "127.0.0.1:9901",
+        },
+        ports=[f"{told.address}:{port}:{port}"],
+        volumes=[_secrets(GATEWAY), "gateway-data:/data"],
+        networks=[*_cell_names(told), "edge"],
+        depends_on={BUS: {"condition": "service_healthy"}},
+    )
+
+
+def _database(part: Part, told: Told) -> dict[str, Any]:
+    assert part.database is not None
+    name, kind = database_name(part), part.database.kind
+    environment = {
+        "ATOLL_SERVICE": part.name,
+        "ATOLL_DATABASE_KIND": kind,
+        "ATOLL_DATABASE_DIR": "/data",
+        "ATOLL_DATABASE_PASSWORD_FILE": "/run/secrets/database_password",
+        "ATOLL_DATABASE_ADMIN_PASSWORD_FILE": "/run/secrets/database_admin_password",
+    }
+    if kind == "mongodb":
+        environment["ATOLL_DATABASE_KEY_FILE"] = "/run/secrets/database_key"
+    return _container(
+        told.images[kind],
+        1024 if kind == "mongodb" else 512,
+        stop_grace_period="30s",
+        environment=environment,
+        volumes=[_secrets(name), f"{name}-data:/data"],
+        networks=[_database_network(part)],
+    )
+
+
+def _part(plan: Plan, part: Part, told: Told) -> dict[str, Any]:
+    if part.kind == "simulator":
+        return _simulator(part, told)
+    after: dict[str, Any] = {PROVISION: {"condition": "service_completed_successfully"}}
+    networks = [_cell(told.cells[part.name]), *(_outside(name) for name in part.outside)]
+    if part.spec.outbound:
+        networks.append(_outbound(part))
+    if part.database and part.database.served:
+        after[database_name(part)] = {"condition": "service_healthy"}
+        networks.append(_database_network(part))
+    after |= {name: {"condition": "service_healthy"} for name in part.outside}
+    scale = {"scale": part.replicas} if part.replicas != 1 else {}
+    return _container(
+        told.images[part.name],
+        256,
+        **scale,
+        stop_grace_period="20s",
+        environment=_environment(plan, part),
+        volumes=[_secrets(part.name), f"{part.name}-data:/data"],
+        networks=networks,
+        depends_on=after,
+    )
+
+
+def _environment(plan: Plan, part: Part) -> dict[str, str]:
+    system = plan.system
+    told = {
+        "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
+        "ATOLL_ISSUER": system.issuer,
+        "ATOLL_AUDIENCE": system.name,
+        "ATOLL_DATABASE_URL": f"sqlite:///data/{part.name}.sqlite" if part.database and part.database.kind == "sqlite" else "",
+        "ATOLL_DATABASE_URL_FILE": "/run/secrets/database_url" if part.database and part.database.kind != "sqlite" else "",
+        "ATOLL_GATEWAY_URL": f"http://{GATEWAY}:{system.gateway.port}" if part.kind == "client" else "",
+        "ATOLL_SETTINGS": json.dumps(_values(part), sort_keys=True) if part.values else "",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": system.telemetry.otlp_endpoint,
+        **{f"{key.upper()}_FILE": f"/run/secrets/{key}" for key in part.secrets or {}},
+        **(_auth_environment(plan) if part.kind == "auth" else {}),
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def _values(part: Part) -> dict[str, Any]:
+    """`{NAME.url}` is where that simulator's container answers."""
+    found = dict(part.values or {})
+    for key, value in found.items():
+        for name in part.outside if isinstance(value, str) else ():
+            found[key] = found[key].replace(f"{{{name}.url}}", f"http://{name}:{APP_PORT}")
+    return found
+
+
+def _auth_environment(plan: Plan) -> dict[str, str]:
+    """Passwords of the manifest are left out: everybody can read them there."""
+    options = dict(auth_options(plan.system))
+    for kind in ("users", "clients"):
+        if isinstance(accounts := options.get(kind), Mapping):
+            options[kind] = {name: {"scopes": list(one.get("scopes", ()))} for name, one in accounts.items()}
+    variables = ("AUTH_OPERATOR_SECRET", *account_variables(plan))
+    return {
+        "ATOLL_AUTH": json.dumps(options, sort_keys=True),
+        **auth_kind(plan.system),
+        **{f"{name}_FILE": f"/run/secrets/{name.lower()}" for name in variables},
+    }
+
+
+def _simulator(part: Part, told: Told) -> dict[str, Any]:
+    environment = {name.upper(): str(value) for name, value in (part.values or {}).items()}
+    return _container(
+        told.images[part.name],
+        256,
+        **({"environment": environment} if environment else {}),
+        stop_grace_period="5s",
+        volumes=[f"{part.name}-data:/data"],
+        networks=[_outside(part.name)],
+    )
+
+
+def _volumes(plan: Plan) -> list[str]:
+    databases = [f"{database_name(part)}-data" for part in _with_database(plan)]
+    return ["nats-data", "gateway-data", *databases, *(f"{part.name}-data" for part in plan.parts)]
+
+
+# networks
+
+
+def _cell(number: int) -> str:
+    return f"cell-{number:02}"
+
+
+def _cell_names(told: Told) -> list[str]:
+    most = max(told.cells.values(), default=0) + 1
+    return [_cell(number) for number in range(-(-most // CELLS) * CELLS)]
+
+
+def _database_network(part: Part) -> str:
+    return database_name(part)
+
+
+def _outbound(part: Part) -> str:
+    return f"{part.name}-outbound"
+
+
+def _outside(simulator: str) -> str:
+    return f"outside-{simulator}"
+
+
+def _networks(plan: Plan, told: Told) -> dict[str, Any]:
+    """Cell n has the n-th three subnets: its own, its database's, its way out. Simulators have theirs from the end."""
+    pool = list(IPv4Network(plan.system.containers.network).subnets(new_prefix=_PREFIX))
+    names = _cell_names(told)
+    simulators = [part.name for part in plan.parts if part.kind == "simulator"]
+    if 3 * len(names) + len(simulators) + 2 > len(pool):
+        raise SystemMistake(
+            f"[containers] network {plan.system.containers.network} is too small for {len(plan.members)} services",
+            where=str(plan.system.folder / "atoll.toml"),
+            hint=f"each takes three networks of /{_PREFIX}",
+        )
+    found = {name: _network(pool[3 * number]) for number, name in enumerate(names)}
+    found |= {_database_network(part): _network(pool[3 * told.cells[part.name] + 1]) for part in _with_database(plan)}
+    ways_out = [part for part in plan.members if part.spec.outbound]
+    found |= {_outbound(part): _network(pool[3 * told.cells[part.name] + 2], internal=False) for part in ways_out}
+    found |= {_outside(name): _network(pool[-3 - number]) for number, name in enumerate(simulators)}
+    return {**found, "platform": _network(pool[-1]), "edge": _network(pool[-2], internal=False)}
+
+
+def _network(subnet: IPv4Network, *, internal: bool = True) -> dict[str, Any]:
+    return {**({"internal": True} if internal else {}), "ipam": {"config": [{"subnet": str(subnet)}]}}
+
+
+def _escaped(value: Any) -> Any:
+    """Compose takes `$` for a variable."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, Mapping):
+        return {key: _escaped(one) for key, one in value.items()}
+    return [_escaped(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,153 @@
+"""Which parts a deployed system has: the plan that images, Compose and whatever else is rendered from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from atoll.errors import SystemMistake
+from atoll.system.auth import auth_service
+from atoll.system.contract import Contract
+from atoll.system.manifest import Secret, ServiceSpec, System
+from atoll.system.plan import AUTH, BusPlan
+
+__all__ = ["SERVERS", "Database", "Part", "Plan", "plan"]
+
+Kind = Literal["service", "client", "auth", "simulator"]
+SERVERS = ("postgresql", "mongodb")
+"""Kinds of databases that are servers; SQLite is a file in its service's own volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A service's own. `external` names the secret with the URL of somebody else's, which is then nobody's container."""
+
+    kind: str
+    external: Secret | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether it has a container."""
+        return self.kind in SERVERS and self.external is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something with code of its own, and its replicas. `values` are its plain settings, `secrets` the others, by setting.
+
+    `outside` names the simulators that it calls.
+    """
+
+    name: str
+    kind: Kind
+    spec: ServiceSpec
+    contract: Contract | None = None
+    database: Database | None = None
+    replicas: int = 1
+    values: Mapping[str, Any] | None = None
+    secrets: Mapping[str, str] | None = None
+    outside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`parts`: auth, then services and clients, then simulators that somebody calls."""
+
+    system: System
+    parts: tuple[Part, ...]
+
+    @property
+    def contracts(self) -> dict[str, Contract]:
+        return {part.name: part.contract for part in self.parts if part.contract is not None}
+
+    @property
+    def bus(self) -> BusPlan:
+        """Clients are users of the bus here: nobody else could announce their addresses."""
+        return BusPlan.of(self.contracts)
+
+    @property
+    def members(self) -> tuple[Part, ...]:
+        """Those that belong to the system."""
+        return tuple(part for part in self.parts if part.kind != "simulator")
+
+    @property
+    def database_kinds(self) -> tuple[str, ...]:
+        """The kinds that need a server here."""
+        used = {part.database.kind for part in self.parts if part.database and part.database.served}
+        return tuple(kind for kind in SERVERS if kind in used)
+
+    def part(self, name: str) -> Part:
+        """Raises SystemMistake that names the parts there are."""
+        for one in self.parts:
+            if one.name == name:
+                return one
+        known = ", ".join(one.name for one in self.parts)
+        raise SystemMistake(f"there is no service {name!r} in containers", hint=f"there are {known}")
+
+
+def plan(system: System, contracts: Mapping[str, Contract]) -> Plan:
+    """`contracts` are the accepted ones, auth's beside them. Raises SystemMistake for what can't be rendered yet."""
+    _check(system)
+    specs = (auth_service(system), *system.services)
+    members = [_member(system, spec, contracts) for spec in specs if spec.kind != "simulator"]
+    called = {name for part in members for name in part.outside}
+    simulators = [_simulator(spec) for spec in system.services if spec.name in called]
+    return Plan(system, (*members, *simulators))
+
+
+def _check(system: System) -> None:
+    where = str(system.folder / "atoll.toml")
+    for spec in system.services:
+        if spec.command and spec.kind != "simulator":
+            raise SystemMistake(
+                f"{spec.name} is started by a `command`, and containers of such a service are not rendered yet",
+                where=spec.where,
+                hint="mount it as an ASGI or WSGI application: Service(…, app=…)",
+            )
+        if spec.canary:
+            raise SystemMistake(
+                f"{spec.name} has a canary, which is not rendered for containers yet",
+                where=spec.where,
+                hint="leave it out of this environment",
+            )
+    if system.gateway.tls is not None:
+        hint = "leave [gateway.tls] out of this environment and let what stands before the gateway speak TLS"
+        raise SystemMistake("[gateway.tls] is not rendered for containers yet", where=where, hint=hint)
+    if system.gateway.mirrors:
+        raise SystemMistake("[gateway.mirrors] is not rendered for containers yet", where=where, hint="leave them out")
+
+
+def _member(system: System, spec: ServiceSpec, contracts: Mapping[str, Contract]) -> Part:
+    contract = contracts[spec.name]
+    outside = tuple(sorted({name for value in spec.settings.values() for name in _simulators_in(system, value)}))
+    return Part(
+        name=spec.name,
+        kind="auth" if spec.name == AUTH else "client" if spec.kind == "client" else "service",
+        spec=spec,
+        contract=contract,
+        database=_database(system, spec, contract),
+        replicas=min(spec.replicas, 1) if contract.database == "sqlite" else spec.replicas,
+        values={key: value for key, value in spec.settings.items() if not isinstance(value, Secret)},
+        secrets={key: value.name for key, value in spec.settings.items() if isinstance(value, Secret)},
+        outside=outside,
+    )
+
+
+def _database(system: System, spec: ServiceSpec, contract: Contract) -> Database | None:
+    if contract.database is None:
+        return None
+    return Database(contract.database, system.auth.database_url if spec.name == AUTH else spec.database_url)
+
+
+def _simulators_in(system: System, value: Any) -> list[str]:
+    names = [spec.name for spec in system.services if spec.kind == "simulator"]
+    return [name for name in names if isinstance(value, str) and f"{{{name}.url}}" in value]
+
+
+def _simulator(spec: ServiceSpec) -> Part:
+    if spec.command[:2] != ("python", "-m") or len(spec.command) < 3:
+        hint = 'command = ["python", "-m", "PACKAGE", "--host", "{host}", "--port", "{port}"]'
+        raise SystemMistake(f"the simulator {spec.name} is no package, so there is no image of it", where=spec.where, hint=hint)
+    values = {key: value for key, value in spec.settings.items() if not isinstance(value, Secret)}
+    return Part(spec.name, "simulator", spec, values=values)

@@ -1,0 +1,107 @@
+"""What each container is given as files below /run/secrets. Pure: passwords come from whoever keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from atoll.deploy.images import BUS, GATEWAY, PROVISION
+from atoll.deploy.plan import Part, Plan
+from atoll.errors import SystemMistake
+from atoll.provision import nats
+from atoll.provision.database import PORTS
+from atoll.system.plan import AUTH
+
+__all__ = ["BUS_PORT", "Keeper", "account_variables", "database_name", "given_names", "secret_files"]
+
+BUS_PORT = 4222
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """`password` gives the same one for a name for ever; `given` are the secrets that only an operator can know, by name;
+    `retired` are the bus accounts of former services.
+    """
+
+    password: Callable[[str], str]
+    given: Mapping[str, str]
+    retired: Collection[str] = ()
+
+
+def given_names(plan: Plan) -> dict[str, str]:
+    """The secrets that nobody can make up, and whose they are."""
+    found: dict[str, str] = {}
+    for part in plan.members:
+        found |= dict.fromkeys((part.secrets or {}).values(), part.name)
+        if part.database and part.database.external:
+            found[part.database.external.name] = part.name
+    return found
+
+
+def secret_files(plan: Plan, keeper: Keeper) -> dict[str, str]:
+    """`<container>/<file>` and its text. Raises SystemMistake that names what an operator has to give first."""
+    if missing := [name for name in given_names(plan) if name not in keeper.given]:
+        whose = given_names(plan)
+        lines = ", ".join(f"{name} (of {whose[name]})" for name in missing)
+        raise SystemMistake(
+            f"these secrets are missing: {lines}", hint="write each one into a file of that name in secrets/given/"
+        )
+    bus = {user: keeper.password(f"bus.{user}") for user in nats.users(plan.bus)}
+    server = nats.BusServer(plan.system.name, BUS_PORT, Path("/data"), BUS, sync_always=plan.system.bus.sync_always)
+    listening = nats.BusServer(server.name, BUS_PORT, server.store, "0.0.0.0", sync_always=server.sync_always)
+    administrators = {user: password for user, password in bus.items() if nats.administers(user)}
+    found = {
+        f"{BUS}/nats.conf": nats.configuration(plan.bus, listening, bus, keeper.retired),
+        f"{GATEWAY}/bus_url": server.url(nats.GATEWAY, bus[nats.GATEWAY]),
+        f"{PROVISION}/bus_users": json.dumps(administrators, indent=1, sort_keys=True),
+        f"{AUTH}/auth_operator_secret": keeper.password("auth.operator"),
+        **{f"{AUTH}/{name.lower()}": keeper.password(f"auth.{name}") for name in account_variables(plan)},
+    }
+    for part in plan.members:
+        found[f"{part.name}/bus_url"] = server.url(part.name, bus[part.name])
+        found |= {f"{part.name}/{key}": keeper.given[name] for key, name in (part.secrets or {}).items()}
+        found |= _database(part, keeper)
+    return found
+
+
+def account_variables(plan: Plan) -> Iterator[str]:
+    """Of the users and clients that exist from the first start; their passwords in the manifest are for one machine only."""
+    options = plan.system.auth.options
+    for kind, word in (("users", "PASSWORD"), ("clients", "SECRET")):
+        for name in options.get(kind, {}):
+            plain = "".join(one if one.isalnum() and one.isascii() else "_" for one in name)
+            yield f"AUTH_{kind[:-1]}_{plain}_{word}".upper()
+
+
+def database_name(part: Part) -> str:
+    """What its container is called."""
+    return f"{part.name}-database"
+
+
+def _database(part: Part, keeper: Keeper) -> dict[str, str]:
+    database = part.database
+    if database is None or database.kind == "sqlite":
+        return {}
+    if database.external is not None:
+        return {f"{part.name}/database_url": keeper.given[database.external.name]}
+    own = database_name(part)
+    password = keeper.password(f"{own}.{part.name}")
+    found = {
+        f"{part.name}/database_url": _url(part, password),
+        f"{own}/database_password": password,
+        f"{own}/database_admin_password": keeper.password(f"{own}.administrator"),
+    }
+    if database.kind == "mongodb":
+        found[f"{own}/database_key"] = keeper.password(f"{own}.key")
+    return found
+
+
+def _url(part: Part, password: str) -> str:
+    assert part.database is not None
+    kind, name = part.database.kind, quote(part.name, safe="")
+    # A set of one, reached by another name than the one it has for itself.
+    tail = f"?directConnection=true&authSource={name}" if kind == "mongodb" else ""
+    return f"{kind}://{name}:{quote(password, safe='')}@{database_name(part)}:{PORTS[kind]}/{name}{tail}"

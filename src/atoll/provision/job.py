@@ -1,0 +1,86 @@
+"""`atoll provision`: makes the bus what the contracts need, once, and ends. Idempotent; whoever deploys runs it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from atoll.errors import SystemMistake
+from atoll.provision import nats
+from atoll.provision.bus import Administrator
+from atoll.system.budgets import BUDGETS
+from atoll.system.contract import Contract
+from atoll.system.files import load_contract
+from atoll.system.plan import BusPlan
+
+__all__ = ["Job"]
+
+SYSTEM_FILE = "system.json"
+CONTRACTS_FOLDER = "contracts"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`system` is the bucket's document without digests, `contracts` those that hold from now on."""
+
+    system: Mapping[str, Any]
+    contracts: Mapping[str, Contract]
+    administrator: Administrator
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str]) -> Job:
+        """From ATOLL_PROVISION_DIR, ATOLL_BUS_ADDRESS and ATOLL_BUS_USERS. Raises SystemMistake that says what is wrong."""
+        names = ("ATOLL_PROVISION_DIR", "ATOLL_BUS_ADDRESS", "ATOLL_BUS_USERS")
+        if missing := [name for name in names if not variables.get(name)]:
+            raise SystemMistake(
+                f"these environment variables are missing: {', '.join(missing)}", hint="docs/reference/environment.md"
+            )
+        folder = Path(variables["ATOLL_PROVISION_DIR"])
+        contracts = {path.stem: load_contract(path) for path in sorted((folder / CONTRACTS_FOLDER).glob("*.json"))}
+        plan = BusPlan.of(contracts)
+        server = _server(variables["ATOLL_BUS_ADDRESS"])
+        administrator = Administrator(plan, server, _passwords(plan, variables["ATOLL_BUS_USERS"]))
+        return cls(_system(folder / SYSTEM_FILE), contracts, administrator)
+
+    async def run(self) -> list[str]:
+        """What was done. Raises BusOutage: the bus does not answer, or refuses its configuration.
+
+        What the services hold is announced last: before that, the gateway routes to nobody new.
+        """
+        await self.administrator.reload()
+        made = await self.administrator.make()
+        said = [*made.changes, *(f"{one}: a new subscription, it starts with what comes now" for one in made.late)]
+        said += [f"{one}: nobody uses this durable, and it holds events back" for one in made.leftovers]
+        if await self.administrator.announce(self.system, self.contracts):
+            said.append("contracts announced")
+        purged = await self.administrator.purge(BUDGETS.inbox_kept_s)
+        return [*said, *(f"{count} old events of {stream} purged" for stream, count in purged.items())]
+
+
+def _server(address: str) -> nats.BusServer:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise SystemMistake(f"ATOLL_BUS_ADDRESS is {address!r}", hint="it is host:port, like nats:4222")
+    return nats.BusServer("", int(port), Path(), host=host)
+
+
+def _passwords(plan: BusPlan, text: str) -> dict[str, str]:
+    try:
+        found = msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise SystemMistake(f"ATOLL_BUS_USERS can't be used: {error}", hint="a JSON object of users and passwords") from None
+    if missing := [user for user in nats.users(plan) if nats.administers(user) and user not in found]:
+        raise SystemMistake(f"ATOLL_BUS_USERS has no password for {', '.join(missing)}", hint="render again")
+    return found
+
+
+def _system(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise SystemMistake(f"the system's document can't be read: {error}", where=str(path)) from error

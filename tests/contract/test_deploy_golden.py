@@ -1,0 +1,47 @@
+"""What is rendered for container hosts, word for word."""
+
+from __future__ import annotations
+
+import re
+
+from atoll.deploy import images
+from atoll.deploy.compose import Told, cells, render
+from atoll.deploy.files import sources
+from atoll.deploy.images import Image, Sources, context
+from atoll.deploy.plan import Plan
+from atoll.deploy.secrets import Keeper, secret_files
+from tests.support import golden
+from tests.support.deployed import shop_plan
+
+
+def told(plan: Plan) -> Told:
+    """Tags hold digests of all sources, so here they hold none."""
+    names = [*(part.name for part in plan.parts), "gateway", "nats", "provision", *plan.database_kinds]
+    return Told({name: f"shop/{name}:1" for name in names}, cells({}, [part.name for part in plan.members]))
+
+
+def test_the_compose_file_of_the_shop_is_the_golden_one() -> None:
+    plan = shop_plan()
+    for name, text in render(plan, told(plan)).items():
+        if name != "provision/system.json" and not name.startswith("provision/contracts/"):
+            golden.check(f"compose/{name.lstrip('.')}", text)
+
+
+def test_the_secrets_of_the_shop_are_the_golden_ones() -> None:
+    plan = shop_plan()
+    files = secret_files(plan, Keeper(lambda name: f"<{name}>", {"session_secret": "<given>"}))
+    golden.check("compose/secrets.txt", "".join(f"== {name}\n{text}\n" for name, text in sorted(files.items())))
+
+
+def build_files(plan: Plan, read: Sources) -> dict[str, Image]:
+    return images.images(plan, read)
+
+
+def test_the_dockerfiles_of_the_shop_are_the_golden_ones() -> None:
+    plan = shop_plan()
+    read = sources(plan)
+    for name, image in build_files(plan, read).items():
+        text = context(image, plan, read)["Dockerfile"].decode()
+        # Auth's contract belongs to no golden file: it changes with auth's code.
+        shown = re.sub(r'ATOLL_CONTRACT_DIGEST="\w+"', 'ATOLL_CONTRACT_DIGEST="…"', text)
+        golden.check(f"compose/images/{name}.Dockerfile", shown)

@@ -1,0 +1,37 @@
+# Rendered by atoll. Wheels come from the context: no network, no compiler, no package index.
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS packages
+ENV PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
+COPY wheels /wheels
+COPY requirements.txt /wheels/requirements.txt
+# A package may hold files of another Python, which do not compile; ours and the service's must.
+RUN python3 "$(echo /wheels/pip-*.whl)/pip" install --quiet --no-index --find-links /wheels --require-hashes --no-deps \
+      --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
+      --target /opt/packages -r /wheels/requirements.txt \
+ && { python3 -m compileall -q --invalidation-mode unchecked-hash /opt/packages >/dev/null || true; }
+COPY atoll /opt/atoll
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/atoll
+COPY app /opt/app
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/app
+
+FROM ${BASE}
+RUN echo 'atoll:x:10001:10001::/tmp:/bin/false' >> /etc/passwd && echo 'atoll:x:10001:' >> /etc/group \
+ && install -d -m 700 -o 10001 -g 10001 /data
+COPY --from=packages /opt/packages /opt/packages
+COPY --from=packages /opt/atoll /opt/atoll
+COPY --from=packages /opt/app /opt/app
+COPY sbom.json /opt/sbom.json
+ENV PATH="/opt/packages/bin:/usr/local/bin:/usr/bin:/bin" \
+    PYTHONPATH="/opt/packages:/opt/atoll:/opt/app" \
+    PYTHONSAFEPATH="1" \
+    PYTHONUNBUFFERED="1" \
+    PYTHONDONTWRITEBYTECODE="1" \
+    HOME="/tmp"
+LABEL org.opencontainers.image.title="provision" org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.vendor="shop" org.opencontainers.image.base.name="python:3.11-slim" \
+      io.atoll.sbom="/opt/sbom.json"
+USER 10001:10001
+WORKDIR /opt/app
+STOPSIGNAL SIGTERM
+CMD ["python3", "-m", "atoll", "provision"]
