@@ -1,0 +1,54 @@
+"""Where the suite runs: ATOLL_ACCEPTANCE is `local` (default) or `compose`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.acceptance.deployed import Compose, Deployed, compose, local
+from tests.acceptance.engine import CannotRun
+
+PLACE = os.environ.get("ATOLL_ACCEPTANCE") or "local"
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """The shop, once for all tests: leave it as you found it."""
+    folder = tmp_path_factory.mktemp("deployed")
+    if PLACE == "local":
+        with local(folder) as here:
+            yield here
+        return
+    assert PLACE == "compose", f"ATOLL_ACCEPTANCE is {PLACE!r}"
+    try:
+        with compose(folder) as there:
+            yield there
+    except CannotRun as reason:
+        pytest.exit(f"THE ACCEPTANCE SUITE CAN NOT RUN ON COMPOSE HERE, so nothing of it is proven: {reason}", returncode=3)
+
+
+@pytest.fixture
+def containers(deployed: Deployed) -> Compose:
+    """For what only containers promise."""
+    if not isinstance(deployed, Compose):
+        pytest.skip("`atoll up` does not promise this; make acceptance-compose")
+    return deployed
+
+
+@pytest.fixture
+def token(deployed: Deployed) -> str:
+    """Ada's."""
+    form = {"grant_type": "password", "username": "ada", "password": deployed.password("ada")}
+    answer = httpx.post(f"{deployed.url}/auth/token", data=form, timeout=15)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["access_token"])
+
+
+@pytest.fixture
+def ada(deployed: Deployed, token: str) -> Iterator[httpx.Client]:
+    """A customer who is signed in."""
+    with httpx.Client(base_url=deployed.url, headers={"authorization": f"Bearer {token}"}, timeout=20) as http:
+        yield http

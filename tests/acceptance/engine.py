@@ -1,0 +1,124 @@
+"""A Docker engine of the tests' own: installed when it is missing, started by hand, stopped at the end. Linux and root only.
+
+There is no registry, so the base image is made from Debian's packages. It, built layers and wheels are kept between runs in
+ATOLL_ENGINE_CACHE (default: ~/.cache/atoll-engine); nothing else is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.waiting import until_sync
+
+BASE = "atoll-base:bookworm"
+_PACKAGES = ("docker.io", "docker-compose", "containerd", "runc", "iptables", "debootstrap", "iproute2")
+# What mongod and Python link to, and nothing that only a person would need.
+_INCLUDED = "python3-minimal,libpython3-stdlib,libcurl4,libssl3,ca-certificates"
+_LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
+
+
+class CannotRun(Exception):
+    """Why there can be no engine here."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One that runs. `variables` lead clients to it."""
+
+    socket: Path
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"DOCKER_HOST": f"unix://{self.socket}"}
+
+    def docker(self, *arguments: str, timeout_s: float = 600.0) -> str:
+        """What it printed. Fails the test when it fails."""
+        done = subprocess.run(
+            ["docker", *arguments], env={**os.environ, **self.variables}, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def cache() -> Path:
+    return Path(os.environ.get("ATOLL_ENGINE_CACHE") or Path.home() / ".cache" / "atoll-engine")
+
+
+@contextmanager
+def engine(folder: Path) -> Iterator[Engine]:
+    """Raises CannotRun. `folder` has to be short: sockets lie in it."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise CannotRun("a Docker engine of its own needs Linux and root")
+    _install()
+    found = Engine(folder / "docker.sock")
+    with (folder / "dockerd.log").open("wb") as log:
+        process = subprocess.Popen(_command(folder, found), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            until_sync(lambda: process.poll() is not None or _answers(found), 60, "dockerd answers")
+            if process.poll() is not None:
+                raise CannotRun(f"dockerd ended:\n{(folder / 'dockerd.log').read_text()[-3000:]}")
+            _provide_base(found)
+            yield found
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _command(folder: Path, engine: Engine) -> list[str]:
+    data = cache() / "docker"
+    data.mkdir(parents=True, exist_ok=True)
+    arguments = ["--data-root", str(data), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "docker.pid")]
+    return ["dockerd", "--host", f"unix://{engine.socket}", *arguments, "--bridge", "none", "--log-level", "warn"]
+
+
+def _install() -> None:
+    needed = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstrap", "ip")
+    if all(map(shutil.which, needed)):
+        return
+    if not shutil.which("apt-get"):
+        raise CannotRun(f"{', '.join(one for one in needed if not shutil.which(one))} are missing, and there is no apt-get")
+    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "check": True, "stdout": subprocess.DEVNULL}
+    subprocess.run(["apt-get", "update", "-qq"], **quiet)  # type: ignore[call-overload]
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *_PACKAGES], **quiet)  # type: ignore[call-overload]
+
+
+def _answers(engine: Engine) -> bool:
+    return subprocess.run(["docker", "version"], env={**os.environ, **engine.variables}, capture_output=True).returncode == 0
+
+
+def _provide_base(engine: Engine) -> None:
+    environment = {**os.environ, **engine.variables}
+    if subprocess.run(["docker", "image", "inspect", BASE], env=environment, capture_output=True).returncode == 0:
+        return
+    with _base().open("rb") as tar:
+        subprocess.run(["docker", "import", "-", BASE], env=environment, stdin=tar, check=True, stdout=subprocess.DEVNULL)
+
+
+def _base() -> Path:
+    """Debian with Python, as a tar file."""
+    tar = cache() / "base.tar"
+    if not tar.exists():
+        place = cache() / "base"
+        shutil.rmtree(place, ignore_errors=True)
+        done = subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={_INCLUDED}", "bookworm", str(place)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise CannotRun(f"debootstrap failed:\n{done.stdout[-3000:]}")
+        for name in _LEFT_OUT:
+            shutil.rmtree(place / name, ignore_errors=True)
+        draft = tar.with_suffix(".draft")
+        subprocess.run(["tar", "-C", str(place), "-cf", str(draft), "."], check=True)
+        shutil.rmtree(place)
+        draft.replace(tar)
+    return tar
