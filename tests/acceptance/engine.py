@@ -22,6 +22,7 @@ BASE = "atoll-base:bookworm"
 _PACKAGES = ("docker.io", "docker-compose", "containerd", "runc", "iptables", "debootstrap", "iproute2")
 # What mongod and Python link to, and nothing that only a person would need.
 _INCLUDED = "python3-minimal,libpython3-stdlib,libcurl4,libssl3,ca-certificates"
+_CHAINS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
 _LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
 
 
@@ -59,7 +60,7 @@ def engine(folder: Path) -> Iterator[Engine]:
         raise CannotRun("a Docker engine of its own needs Linux and root")
     _install()
     found = Engine(folder / "docker.sock")
-    with (folder / "dockerd.log").open("wb") as log:
+    with _firewall_kept(), (folder / "dockerd.log").open("wb") as log:
         process = subprocess.Popen(_command(folder, found), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             until_sync(lambda: process.poll() is not None or _answers(found), 60, "dockerd answers")
@@ -70,6 +71,26 @@ def engine(folder: Path) -> Iterator[Engine]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+@contextmanager
+def _firewall_kept() -> Iterator[None]:
+    """A stopped engine leaves its rules behind, and forwards nothing for anybody else any more."""
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before, rules = forwarding.read_text(), {table: _rules(table) for table in _CHAINS}
+    try:
+        yield
+    finally:
+        for text in rules.values():
+            subprocess.run(["iptables-restore"], input=text, text=True, check=True)
+        forwarding.write_text(before)
+
+
+def _rules(table: str) -> str:
+    """As `iptables-restore` takes them, also of a table that is not there yet."""
+    saved = subprocess.run(["iptables-save", "-t", table], capture_output=True, text=True, check=True).stdout
+    chains = "".join(f":{chain} ACCEPT [0:0]\n" for chain in _CHAINS[table])
+    return saved if "COMMIT" in saved else f"*{table}\n{chains}COMMIT\n"
 
 
 def _command(folder: Path, engine: Engine) -> list[str]:

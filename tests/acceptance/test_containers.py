@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.acceptance.deployed import Compose
@@ -171,3 +172,49 @@ def test_a_version_that_does_not_start_is_removed_and_the_old_one_has_not_been_t
     assert "ended" in done.stderr
     assert containers.processes("catalog") == before
     assert answers.unexpected == []
+
+
+REVIEWS = """
+from atoll import Service
+
+service = Service("reviews", database="sqlite")
+
+
+@service.get("/reviews/count", public=True)
+async def count() -> int:
+    return 0
+"""
+
+
+def test_a_service_is_added_while_gateway_and_bus_go_on(containers: Compose) -> None:
+    shop, others = containers.system.folder, ("gateway", "nats", "auth", "orders", "orders-database")
+    before = {name: containers.processes(name) for name in others}
+    package = shop / "services" / "reviews" / "reviews"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "service.py").write_text(REVIEWS)
+    (package.parent / "requirements.txt").write_text((shop / "services" / "notifications" / "requirements.txt").read_text())
+    with (shop / "atoll.toml").open("a") as manifest:
+        manifest.write("\n[services.reviews]\n")
+    containers.system.must("contract", "accept", "reviews")
+    containers.system.must("build", "reviews", "--environment", "containers", timeout_s=900)
+    containers.system.must("render", "compose", "--environment", "containers")
+    containers.compose("up", "-d")
+    until_sync(lambda: httpx.get(f"{containers.url}/reviews/count", timeout=5).text == "0", 60, "reviews answers")
+    assert {name: containers.processes(name) for name in others} == before
+    assert (
+        reached(containers, "orders", [("reviews", 8000), *((one, 8000) for one in addresses(containers, "reviews"))])
+        == [False] * 2
+    )
+
+
+@pytest.mark.parametrize("name", ["gateway", "nats", "orders-database", "catalog-database", "notifications"])
+def test_whoever_is_told_to_stop_ends_by_itself_and_comes_back(containers: Compose, name: str) -> None:
+    """As first processes: the kernel gives those no default for SIGTERM."""
+    (container,) = containers.containers(name)
+    containers.engine.docker("stop", "--time", "30", container)
+    (stopped,) = json.loads(containers.engine.docker("container", "inspect", container))
+    containers.engine.docker("start", container)
+    assert stopped["State"]["ExitCode"] in (0, 1), "137 would be a kill"
+    until_sync(lambda: containers.container(name)["State"]["Health"]["Status"] == "healthy", 90, f"{name} is healthy")
+    until_sync(lambda: httpx.get(f"{containers.url}/catalog/products", timeout=5).status_code == 200, 60, "the shop answers")

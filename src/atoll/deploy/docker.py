@@ -36,9 +36,12 @@ class Docker:
 
     def run(self, *arguments: str, timeout_s: float = 600.0) -> str:
         """What it printed. Raises EngineOutage with its complaint."""
-        done = subprocess.run([self.binary, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+        words = " ".join(arguments[:2])
+        try:
+            done = subprocess.run([self.binary, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise EngineOutage(f"docker {words} was not done within {timeout_s:g} s") from error
         if done.returncode:
-            words = " ".join(arguments[:2])
             raise EngineOutage(f"docker {words} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
         return done.stdout
 

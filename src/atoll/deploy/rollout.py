@@ -8,6 +8,7 @@ that far they are removed, and the old ones have never been touched.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ _HEALTHY_S = 120.0
 _CONFIRM_S = 30.0
 _STOP_S = 30
 _PAUSE_S = 0.2
+_PROJECT = "COMPOSE_PROJECT_NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,11 @@ class Rollout:
         if not old:
             raise SystemMistake(f"{service} does not run here", where=str(self.folder), hint="docker compose up -d")
         self._provision()
+        there = self._containers(service, running=False)
         try:
-            new = self._start_beside(service, old)
-        except (EngineOutage, SystemMistake):
-            self._remove(set(self._containers(service)) - set(old))
+            new = self._start_beside(service, old, there)
+        except BaseException:  # also when a person has had enough: nothing is left half done
+            self._remove(set(self._containers(service, running=False)) - set(there))
             raise
         self.say(f"{', '.join(_names(new))}: the gateway sends requests")
         for container in old:
@@ -55,15 +58,15 @@ class Rollout:
     def _provision(self) -> None:
         """What the new version publishes and consumes, it may from now on."""
         self._compose("up", "-d", "--no-deps", "--force-recreate", PROVISION)
-        (job,) = self._containers(PROVISION)
+        (job,) = self._containers(PROVISION, running=False)
         code = self.docker.run("wait", job).strip()
         if code != "0":
             raise EngineOutage(f"provision ended with {code}: {self._last_words(job)}")
         self.say("the bus is provisioned")
 
-    def _start_beside(self, service: str, old: Sequence[str]) -> list[dict[str, Any]]:
+    def _start_beside(self, service: str, old: Sequence[str], there: Sequence[str]) -> list[dict[str, Any]]:
         self._compose("up", "-d", "--no-deps", "--no-recreate", "--scale", f"{service}={2 * len(old)}", service)
-        new = [one for one in self._containers(service) if one not in old]
+        new = [one for one in self._containers(service, running=False) if one not in there]
         if not new:
             raise EngineOutage(f"Compose made no new container of {service}")
         self.say(f"{', '.join(_names(self.docker.inspect('container', *new)))}: started beside the others")
@@ -118,9 +121,23 @@ class Rollout:
     def _last_words(self, container: str) -> str:
         return "\n".join(self.docker.logs(container).splitlines()[-5:])
 
-    def _containers(self, service: str) -> list[str]:
-        """Ids of those that run, oldest first."""
-        return self._compose("ps", "-q", service).split()
+    def _containers(self, service: str, *, running: bool = True) -> list[str]:
+        """Ids, of those that run or of all. Compose's own `ps` means something else in each of its versions."""
+        labels = {"project": self._project, "service": service, "oneoff": "False"}
+        filters = [word for name, value in labels.items() for word in ("--filter", f"label=com.docker.compose.{name}={value}")]
+        return self.docker.run("ps", "--quiet", "--no-trunc", *([] if running else ["--all"]), *filters).split()
+
+    @property
+    def _project(self) -> str:
+        """As Compose finds it."""
+        if own := os.environ.get(_PROJECT):
+            return own
+        try:
+            lines = (self.folder / ".env").read_text("utf-8").splitlines()
+        except OSError as error:
+            detail = f"nothing was rendered here: {error.strerror}"
+            raise SystemMistake(detail, where=str(self.folder), hint="atoll render compose") from None
+        return next((line.partition("=")[2] for line in lines if line.startswith(f"{_PROJECT}=")), self.folder.name)
 
     def _compose(self, *arguments: str) -> str:
         command = [*self.docker.compose(), *arguments]
