@@ -31,11 +31,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 @pytest.fixture
-def containers(deployed: Deployed) -> Compose:
+def containers(request: pytest.FixtureRequest) -> Compose:
     """For what only containers promise."""
-    if not isinstance(deployed, Compose):
+    if PLACE != "compose":
         pytest.skip("`atoll up` does not promise this; make acceptance-compose")
-    return deployed
+    found = request.getfixturevalue("deployed")
+    assert isinstance(found, Compose)
+    return found
 
 
 @pytest.fixture

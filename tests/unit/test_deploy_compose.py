@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_a_database_shares_a_network_with_its_service_only() -> None:
     found = sections(render(one, told(one))["compose.yaml"])
     network = "- orders-database"
     assert [name for name, text in found.items() if network in text] == ["orders-database", "orders"]
+
+
+def test_only_who_may_call_the_outside_and_the_gateway_are_in_a_network_with_a_way_out() -> None:
+    one = plan(system(MANIFEST + "outbound = true\n"), contracts(["auth", "orders", "catalog"]))
+    text = render(one, told(one))["compose.yaml"]
+    # An internal one says so before its addresses.
+    assert sorted(re.findall(r"^  ([\w-]+):\n    ipam", text, re.MULTILINE)) == ["catalog-outbound", "edge"]
+    found = sections(text)
+    assert [name for name in found if "- catalog-outbound" in found[name]] == ["catalog"]
+    assert [name for name in found if "- edge" in found[name]] == ["gateway"]
 
 
 def test_a_variable_sign_in_a_setting_stays_what_it_is() -> None:
