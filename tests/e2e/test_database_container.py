@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +25,11 @@ PASSWORD, ADMINISTRATOR = secrets.token_hex(16), secrets.token_hex(16)  # it lis
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """PostgreSQL runs as another user under root, who has to get there."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(parent, 0o755)
-    return tmp_path
+def folder() -> Iterator[Path]:
+    """PostgreSQL runs as another user under root, who has to get there; the tests' own folders are closed to that one."""
+    with tempfile.TemporaryDirectory(prefix="atoll-") as place:
+        os.chmod(place, 0o755)
+        yield Path(place)
 
 
 @contextmanager
