@@ -12,6 +12,7 @@ from tests.acceptance.deployed import Compose, Deployed, compose, local
 from tests.acceptance.engine import CannotRun
 
 PLACE = os.environ.get("ATOLL_ACCEPTANCE") or "local"
+CAN_NOT_RUN = 77  # as exit code; what autotools call a skipped test
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         with compose(folder) as there:
             yield there
     except CannotRun as reason:
-        pytest.exit(f"THE ACCEPTANCE SUITE CAN NOT RUN ON COMPOSE HERE, so nothing of it is proven: {reason}", returncode=3)
+        pytest.exit(
+            f"THE ACCEPTANCE SUITE CAN NOT RUN ON COMPOSE HERE, so nothing of it is proven: {reason}", returncode=CAN_NOT_RUN
+        )
 
 
 @pytest.fixture

@@ -106,9 +106,11 @@ def _install() -> None:
         return
     if not shutil.which("apt-get"):
         raise CannotRun(f"{', '.join(one for one in needed if not shutil.which(one))} are missing, and there is no apt-get")
-    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run(["apt-get", "update", "-qq"], **quiet)  # type: ignore[call-overload]
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *_PACKAGES], **quiet)  # type: ignore[call-overload]
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *_PACKAGES]):
+        variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        done = subprocess.run(["apt-get", "-qq", *command], env=variables, capture_output=True, text=True)
+        if done.returncode:
+            raise CannotRun(f"apt-get {' '.join(command)}:\n{done.stderr[-3000:]}")
 
 
 def _answers(engine: Engine) -> bool:
