@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from atoll.deploy import images
+from atoll.deploy import images, kubernetes
 from atoll.deploy.compose import Told, cells, render
 from atoll.deploy.files import sources
 from atoll.deploy.images import Image, Sources, context
 from atoll.deploy.plan import Plan
 from atoll.deploy.secrets import Keeper, secret_files
-from tests.support import golden
+from tests.support import golden, manifests
 from tests.support.deployed import shop_plan
 
 
@@ -45,3 +45,15 @@ def test_the_dockerfiles_of_the_shop_are_the_golden_ones() -> None:
         # Auth's contract belongs to no golden file: it changes with auth's code.
         shown = re.sub(r'ATOLL_CONTRACT_DIGEST="\w+"', 'ATOLL_CONTRACT_DIGEST="…"', text)
         golden.check(f"compose/images/{name}.Dockerfile", shown)
+
+
+def test_the_manifests_of_the_shop_are_the_golden_ones() -> None:
+    plan = shop_plan()
+    for name, text in kubernetes.render(plan, manifests.told(plan)).items():
+        if not name.startswith("base/provision/"):
+            # Auth's contract belongs to no golden file: it changes with auth's code, and with it the job's name.
+            golden.check(f"kubernetes/{name.lstrip('.')}", re.sub(r"provision-[0-9a-f]{10}", "provision-…", text))
+
+
+def test_the_kustomization_of_the_shop_s_secrets_is_the_golden_one() -> None:
+    golden.check("kubernetes/secrets.kustomization.yaml", kubernetes.secret_generators(shop_plan()))

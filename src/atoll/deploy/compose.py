@@ -14,12 +14,12 @@ from itertools import count, islice
 from typing import Any
 
 from atoll.deploy import yaml
-from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
+from atoll.deploy.environment import PROVISION_ENVIRONMENT, database_environment, environment, gateway_environment
+from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.plan import Part, Plan
-from atoll.deploy.secrets import BUS_PORT, account_variables, database_name
+from atoll.deploy.secrets import database_name
 from atoll.errors import SystemMistake
 from atoll.provision.document import system_document
-from atoll.system.auth import auth_kind, auth_options
 from atoll.system.contract import canonical
 
 __all__ = ["CELLS", "Told", "cells", "render"]
@@ -113,11 +113,7 @@ def _provision(told: Told) -> dict[str, Any]:
     return {
         **_container(told.images[PROVISION], 256),
         "restart": "no",
-        "environment": {
-            "ATOLL_PROVISION_DIR": "/etc/atoll",
-            "ATOLL_BUS_ADDRESS": f"{BUS}:{BUS_PORT}",
-            "ATOLL_BUS_USERS_FILE": "/run/secrets/bus_users",
-        },
+        "environment": PROVISION_ENVIRONMENT,
         "volumes": [_secrets(PROVISION), "./provision:/etc/atoll:ro"],
         "networks": ["platform"],
         "depends_on": {BUS: {"condition": "service_healthy"}},
@@ -130,15 +126,7 @@ def _gateway(plan: Plan, told: Told) -> dict[str, Any]:
         told.images[GATEWAY],
         plan.system.gateway.memory_limit_mib or 1024,
         stop_grace_period="30s",
-        environment={
-            "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
-            "ATOLL_GATEWAY_DIR": "/data",
-            "ATOLL_GATEWAY_HOST": "0.0.0.0",
-            "ATOLL_GATEWAY_PORT": str(port),
-            "ATOLL_GATEWAY_NAME": GATEWAY,
-            "ATOLL_GATEWAY_UPSTREAM": "plain",
-            "ATOLL_ENVOY_ADMIN": "127.0.0.1:9901",
-        },
+        environment=gateway_environment(plan, GATEWAY),
         ports=[f"{told.address}:{port}:{port}"],
         volumes=[_secrets(GATEWAY), "gateway-data:/data"],
         networks=[*_cell_names(told), "edge"],
@@ -149,20 +137,11 @@ def _gateway(plan: Plan, told: Told) -> dict[str, Any]:
 def _database(part: Part, told: Told) -> dict[str, Any]:
     assert part.database is not None
     name, kind = database_name(part), part.database.kind
-    environment = {
-        "ATOLL_SERVICE": part.name,
-        "ATOLL_DATABASE_KIND": kind,
-        "ATOLL_DATABASE_DIR": "/data",
-        "ATOLL_DATABASE_PASSWORD_FILE": "/run/secrets/database_password",
-        "ATOLL_DATABASE_ADMIN_PASSWORD_FILE": "/run/secrets/database_admin_password",
-    }
-    if kind == "mongodb":
-        environment["ATOLL_DATABASE_KEY_FILE"] = "/run/secrets/database_key"
     return _container(
         told.images[kind],
         1024 if kind == "mongodb" else 512,
         stop_grace_period="30s",
-        environment=environment,
+        environment=database_environment(part),
         volumes=[_secrets(name), f"{name}-data:/data"],
         networks=[_database_network(part)],
     )
@@ -185,59 +164,19 @@ def _part(plan: Plan, part: Part, told: Told) -> dict[str, Any]:
         256,
         **scale,
         stop_grace_period="20s",
-        environment=_environment(plan, part),
+        environment=environment(plan, part),
         volumes=[_secrets(part.name), f"{part.name}-data:/data"],
         networks=networks,
         depends_on=after,
     )
 
 
-def _environment(plan: Plan, part: Part) -> dict[str, str]:
-    system = plan.system
-    told = {
-        "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
-        "ATOLL_ISSUER": system.issuer,
-        "ATOLL_AUDIENCE": system.name,
-        "ATOLL_DATABASE_URL": f"sqlite:///data/{part.name}.sqlite" if part.database and part.database.kind == "sqlite" else "",
-        "ATOLL_DATABASE_URL_FILE": "/run/secrets/database_url" if part.database and part.database.kind != "sqlite" else "",
-        "ATOLL_GATEWAY_URL": f"http://{GATEWAY}:{system.gateway.port}" if part.kind == "client" else "",
-        "ATOLL_SETTINGS": json.dumps(_values(part), sort_keys=True) if part.values else "",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": system.telemetry.otlp_endpoint,
-        **{f"{key.upper()}_FILE": f"/run/secrets/{key}" for key in part.secrets or {}},
-        **(_auth_environment(plan) if part.kind == "auth" else {}),
-    }
-    return {name: value for name, value in told.items() if value}
-
-
-def _values(part: Part) -> dict[str, Any]:
-    """`{NAME.url}` is where that simulator's container answers."""
-    found = dict(part.values or {})
-    for key, value in found.items():
-        for name in part.outside if isinstance(value, str) else ():
-            found[key] = found[key].replace(f"{{{name}.url}}", f"http://{name}:{APP_PORT}")
-    return found
-
-
-def _auth_environment(plan: Plan) -> dict[str, str]:
-    """Passwords of the manifest are left out: everybody can read them there."""
-    options = dict(auth_options(plan.system))
-    for kind in ("users", "clients"):
-        if isinstance(accounts := options.get(kind), Mapping):
-            options[kind] = {name: {"scopes": list(one.get("scopes", ()))} for name, one in accounts.items()}
-    variables = ("AUTH_OPERATOR_SECRET", *account_variables(plan))
-    return {
-        "ATOLL_AUTH": json.dumps(options, sort_keys=True),
-        **auth_kind(plan.system),
-        **{f"{name}_FILE": f"/run/secrets/{name.lower()}" for name in variables},
-    }
-
-
 def _simulator(part: Part, told: Told) -> dict[str, Any]:
-    environment = {name.upper(): str(value) for name, value in (part.values or {}).items()}
+    variables = {name.upper(): str(value) for name, value in (part.values or {}).items()}
     return _container(
         told.images[part.name],
         256,
-        **({"environment": environment} if environment else {}),
+        **({"environment": variables} if variables else {}),
         stop_grace_period="5s",
         volumes=[f"{part.name}-data:/data"],
         networks=[_outside(part.name)],

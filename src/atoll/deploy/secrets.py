@@ -23,12 +23,13 @@ BUS_PORT = 4222
 @dataclass(frozen=True, slots=True)
 class Keeper:
     """`password` gives the same one for a name for ever; `given` are the secrets that only an operator can know, by name;
-    `retired` are the bus accounts of former services.
+    `retired` are the bus accounts of former services; `host` gives the name under which a container is found.
     """
 
     password: Callable[[str], str]
     given: Mapping[str, str]
     retired: Collection[str] = ()
+    host: Callable[[str], str] = str
 
 
 def given_names(plan: Plan) -> dict[str, str]:
@@ -90,7 +91,7 @@ def _database(part: Part, keeper: Keeper) -> dict[str, str]:
     own = database_name(part)
     password = keeper.password(f"{own}.{part.name}")
     found = {
-        f"{part.name}/database_url": _url(part, password),
+        f"{part.name}/database_url": _url(part, password, keeper.host),
         f"{own}/database_password": password,
         f"{own}/database_admin_password": keeper.password(f"{own}.administrator"),
     }
@@ -99,9 +100,9 @@ def _database(part: Part, keeper: Keeper) -> dict[str, str]:
     return found
 
 
-def _url(part: Part, password: str) -> str:
+def _url(part: Part, password: str, host: Callable[[str], str]) -> str:
     assert part.database is not None
     kind, name = part.database.kind, quote(part.name, safe="")
     # A set of one, reached by another name than the one it has for itself.
     tail = f"?directConnection=true&authSource={name}" if kind == "mongodb" else ""
-    return f"{kind}://{name}:{quote(password, safe='')}@{database_name(part)}:{PORTS[kind]}/{name}{tail}"
+    return f"{kind}://{name}:{quote(password, safe='')}@{host(database_name(part))}:{PORTS[kind]}/{name}{tail}"

@@ -21,7 +21,7 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.environment import Environment
 from atoll.gateway.xds.folders import Folders
 
-__all__ = ["run"]
+__all__ = ["DRAIN_S", "run"]
 
 logger = logging.getLogger("atoll.gateway")
 
@@ -29,7 +29,7 @@ _PAUSE_S = 0.02
 _AGAIN_S = 1.0
 _START_S = 30.0
 # As long as a request may take, and Envoy's own --drain-time-s.
-_DRAIN_S = 10.0
+DRAIN_S = 10.0
 _STDOUT = Path("/dev/stdout")
 
 
@@ -85,7 +85,7 @@ async def _drain(environment: Environment) -> None:
     admin = Admin(environment.admin)
     await envoy.drain(environment.admin.host, environment.admin.port)
     with suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_S):
+        async with asyncio.timeout(DRAIN_S):
             while await admin.connections():  # noqa: ASYNC110  # another process counts them
                 await asyncio.sleep(_PAUSE_S)
 

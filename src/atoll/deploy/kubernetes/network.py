@@ -1,0 +1,125 @@
+"""Who reaches whom, computed from manifest and contracts: nobody, and then what is named here. Pure.
+
+client → gateway → service → its own database and the bus. Monitoring may ask services for metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
+from atoll.deploy.kubernetes.objects import Object, host, labels, named, selector
+from atoll.deploy.plan import Part, Plan
+from atoll.deploy.secrets import BUS_PORT, database_name
+from atoll.provision.database import PORTS
+
+__all__ = ["policies", "to_own_database", "to_pods"]
+
+_OTLP_PORT = 4318
+_DNS_PORT = 53
+_OWN = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+_MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def policies(plan: Plan) -> list[Object]:
+    """All but those of databases, which differ from overlay to overlay."""
+    return [
+        _policy(plan, "deny-everything", {}, ingress=[], egress=[]),
+        _policy(plan, "dns", {}, egress=[_dns()]),
+        _gateway(plan),
+        _bus(plan),
+        _policy(plan, PROVISION, selector(plan, PROVISION), egress=[_to(plan, [BUS], BUS_PORT)]),
+        *(_part(plan, one) for one in plan.parts),
+    ]
+
+
+def to_own_database(plan: Plan, one: Part) -> list[Object]:
+    """Between a service and the one server that is its own, for both ends."""
+    assert one.database is not None
+    port, name = PORTS[one.database.kind], database_name(one)
+    return [
+        to_pods(plan, one, {"matchLabels": selector(plan, name)}),
+        _policy(plan, host(name), selector(plan, name), ingress=[_from(plan, [one.name], port)]),
+    ]
+
+
+def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
+    """From a service to the pods of its database; None: to wherever somebody else's is, at that port."""
+    assert one.database is not None
+    where = {"to": [{"podSelector": pods}]} if pods else {}
+    way = {**where, "ports": _ports(PORTS[one.database.kind])}
+    return _policy(plan, f"{host(one.name)}-to-database", selector(plan, one.name), egress=[way])
+
+
+def _gateway(plan: Plan) -> Object:
+    """From everywhere at its one port; to those who answer requests, and to the bus."""
+    reached = [one.name for one in plan.members if _answers(plan, one)]
+    egress = [_to(plan, reached, APP_PORT), _to(plan, [BUS], BUS_PORT), *_traces(plan)]
+    return _policy(plan, GATEWAY, selector(plan, GATEWAY), ingress=[{"ports": _ports(plan.system.gateway.port)}], egress=egress)
+
+
+def _answers(plan: Plan, one: Part) -> bool:
+    return one.contract is not None and (bool(one.contract.operations) or one.name == plan.system.gateway.fallback)
+
+
+def _bus(plan: Plan) -> Object:
+    users = [*(one.name for one in plan.members), GATEWAY, PROVISION]
+    return _policy(plan, BUS, selector(plan, BUS), ingress=[_from(plan, users, BUS_PORT)])
+
+
+def _part(plan: Plan, one: Part) -> Object:
+    chosen = selector(plan, one.name)
+    if one.kind == "simulator":
+        callers = [other.name for other in plan.members if one.name in other.outside]
+        return _policy(plan, host(one.name), chosen, ingress=[_from(plan, callers, APP_PORT)])
+    ingress = [{"from": [_MONITORING], "ports": _ports(APP_PORT)}]
+    if _answers(plan, one):
+        ingress.insert(0, _from(plan, [GATEWAY], APP_PORT))
+    egress = [_to(plan, [BUS], BUS_PORT), *_traces(plan)]
+    if one.kind == "client":
+        egress.append(_to(plan, [GATEWAY], plan.system.gateway.port))
+    if one.outside:
+        egress.append(_to(plan, one.outside, APP_PORT))
+    if one.spec.outbound:
+        egress.append({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": list(_OWN)}}]})
+    return _policy(plan, host(one.name), chosen, ingress=ingress, egress=egress)
+
+
+def _policy(plan: Plan, name: str, pods: Object, **ways: Any) -> Object:
+    """`ways` are `ingress` and `egress`; one that is empty lets nothing through."""
+    types = [way.title() for way in ways]
+    lists = {way: rules for way, rules in ways.items() if rules}
+    spec = {"podSelector": {"matchLabels": pods} if pods else {}, "policyTypes": types, **lists}
+    return named("networking.k8s.io/v1 NetworkPolicy", name, labels(plan, name, "network"), spec=spec)
+
+
+def _peers(plan: Plan, names: Sequence[str]) -> list[Object]:
+    listed = {"key": "app.kubernetes.io/name", "operator": "In", "values": [host(name) for name in names]}
+    part_of = {"app.kubernetes.io/part-of": plan.system.name}
+    return [{"podSelector": {"matchLabels": part_of, "matchExpressions": [listed]}}]
+
+
+def _to(plan: Plan, names: Sequence[str], port: int) -> Object:
+    return {"to": _peers(plan, names), "ports": _ports(port)}
+
+
+def _from(plan: Plan, names: Sequence[str], port: int) -> Object:
+    return {"from": _peers(plan, names), "ports": _ports(port)}
+
+
+def _ports(port: int) -> list[Object]:
+    return [{"protocol": "TCP", "port": port}]
+
+
+def _dns() -> Object:
+    system = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    return {"to": [system], "ports": [{"protocol": protocol, "port": _DNS_PORT} for protocol in ("UDP", "TCP")]}
+
+
+def _traces(plan: Plan) -> list[Object]:
+    """To the collector, wherever it is."""
+    if not (endpoint := plan.system.telemetry.otlp_endpoint):
+        return []
+    return [{"ports": _ports(urlsplit(endpoint).port or _OTLP_PORT)}]

@@ -1,0 +1,179 @@
+"""What differs from place to place: where databases and secrets come from, and how much there is. Pure.
+
+dev: simple servers, secrets from files, everything once. production: databases and secrets of somebody else's.
+operators: databases of CloudNativePG and of the MongoDB Community Operator, secrets of somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.deploy import yaml
+from atoll.deploy.images import GATEWAY
+from atoll.deploy.kubernetes.network import to_own_database, to_pods
+from atoll.deploy.kubernetes.objects import Object, documents, host, labels, named
+from atoll.deploy.kubernetes.workloads import database
+from atoll.deploy.plan import Part, Plan
+from atoll.deploy.secrets import database_name
+from atoll.provision.database import PORTS
+
+__all__ = ["kustomization", "overlays"]
+
+_INSTANCES = 3
+_SIZE = "10Gi"
+_MONGODB_VERSION = "8.0.4"
+_API_PORTS = (443, 6443)
+_OPERATOR_PORT = 8000
+
+
+def kustomization(**entries: Any) -> str:
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    return yaml.text({**head, **{name: value for name, value in entries.items() if value}})
+
+
+def overlays(plan: Plan, images: Mapping[str, str]) -> dict[str, str]:
+    return {**_dev(plan, images), **_production(plan), **_operators(plan)}
+
+
+def _with_server(plan: Plan) -> list[Part]:
+    return [one for one in plan.members if one.database and one.database.kind in PORTS]
+
+
+def _once(kind: str) -> Object:
+    return {"target": {"kind": kind}, "patch": f"$patch: delete\nkind: {kind}\nmetadata:\n  name: any\n"}
+
+
+def _dev(plan: Plan, images: Mapping[str, str]) -> dict[str, str]:
+    objects: list[Object] = []
+    for one in _with_server(plan):
+        if _served(one):
+            objects += [*database(plan, one, images[_kind(one)]), *to_own_database(plan, one)]
+        else:
+            objects.append(to_pods(plan, one, None))
+    return {
+        "overlays/dev/databases.yaml": documents(objects),
+        "overlays/dev/kustomization.yaml": kustomization(
+            namespace=plan.system.name,
+            resources=["../../base", "../../secrets", "databases.yaml"],
+            patches=[_once("HorizontalPodAutoscaler"), _once("PodDisruptionBudget")],
+        ),
+    }
+
+
+def _kind(one: Part) -> str:
+    assert one.database is not None
+    return one.database.kind
+
+
+def _served(one: Part) -> bool:
+    return one.database is not None and one.database.served
+
+
+def _production(plan: Plan) -> dict[str, str]:
+    return {
+        "overlays/production/databases.yaml": documents([to_pods(plan, one, None) for one in _with_server(plan)]),
+        "overlays/production/kustomization.yaml": kustomization(
+            namespace=plan.system.name, resources=["../../base", "databases.yaml"], patches=[_apart()]
+        ),
+    }
+
+
+def _apart() -> Object:
+    """No two gateways on one machine: with it the only way in would go."""
+    path = "/spec/template/spec/topologySpreadConstraints/0/whenUnsatisfiable"
+    patch = json.dumps([{"op": "replace", "path": path, "value": "DoNotSchedule"}])
+    return {"target": {"kind": "Deployment", "name": GATEWAY}, "patch": patch}
+
+
+def _operators(plan: Plan) -> dict[str, str]:
+    served = [one for one in _with_server(plan) if _served(one)]
+    objects = [each for one in served for each in (*_resource(plan, one), *_around(plan, one))]
+    objects += [to_pods(plan, one, None) for one in _with_server(plan) if not _served(one)]
+    patches = {f"urls/{host(one.name)}.yaml": yaml.text(_url_of_operator(one)) for one in served}
+    return {
+        "overlays/operators/databases.yaml": documents(objects),
+        **{f"overlays/operators/{path}": text for path, text in patches.items()},
+        "overlays/operators/kustomization.yaml": kustomization(
+            namespace=plan.system.name,
+            resources=["../../base", "databases.yaml"],
+            patches=[*({"path": path} for path in patches), _apart()],
+        ),
+    }
+
+
+def _resource(plan: Plan, one: Part) -> list[Object]:
+    return [_mongodb(plan, one) if _kind(one) == "mongodb" else _postgresql(plan, one)]
+
+
+def _postgresql(plan: Plan, one: Part) -> Object:
+    name = host(database_name(one))
+    spec = {
+        "instances": _INSTANCES,
+        "storage": {"size": _SIZE},
+        "bootstrap": {"initdb": {"database": one.name, "owner": one.name}},
+    }
+    return named("postgresql.cnpg.io/v1 Cluster", name, labels(plan, name, "database"), spec=spec)
+
+
+def _mongodb(plan: Plan, one: Part) -> Object:
+    name = host(database_name(one))
+    user = {
+        "name": one.name,
+        "db": one.name,
+        "passwordSecretRef": {"name": name, "key": "database_password"},
+        "roles": [{"name": "dbOwner", "db": one.name}],
+        "scramCredentialsSecretName": name,
+        "connectionStringSecretName": f"{name}-url",
+    }
+    spec = {
+        "members": _INSTANCES,
+        "type": "ReplicaSet",
+        "version": _MONGODB_VERSION,
+        "security": {"authentication": {"modes": ["SCRAM"]}},
+        "users": [user],
+    }
+    return named("mongodbcommunity.mongodb.com/v1 MongoDBCommunity", name, labels(plan, name, "database"), spec=spec)
+
+
+def _pods_of_operator(one: Part) -> Object:
+    """As the operators label them."""
+    name = host(database_name(one))
+    return {"matchLabels": {"app": f"{name}-svc"} if _kind(one) == "mongodb" else {"cnpg.io/cluster": name}}
+
+
+def _around(plan: Plan, one: Part) -> list[Object]:
+    """The service and its servers reach each other; servers also reach their like and Kubernetes, and operators reach them."""
+    pods, port, name = _pods_of_operator(one), PORTS[_kind(one)], host(database_name(one))
+    own = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": host(one.name)}}}
+    peers = {"podSelector": pods}
+    spec = {
+        "podSelector": pods,
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {"from": [own, peers], "ports": _tcp(port)},
+            {"from": [{"namespaceSelector": {}}], "ports": _tcp(_OPERATOR_PORT)},
+        ],
+        "egress": [{"to": [peers]}, {"ports": _tcp(*_API_PORTS)}],
+    }
+    policy = named("networking.k8s.io/v1 NetworkPolicy", name, labels(plan, name, "network"), spec=spec)
+    return [to_pods(plan, one, pods), policy]
+
+
+def _tcp(*ports: int) -> list[Object]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
+
+
+def _url_of_operator(one: Part) -> Object:
+    """The operator makes the URL; the service finds it where it always looks."""
+    name, account = host(database_name(one)), host(one.name)
+    found = (f"{name}-url", "connectionString.standard") if _kind(one) == "mongodb" else (f"{name}-app", "uri")
+    made = {"name": found[0], "items": [{"key": found[1], "path": "database_url"}]}
+    volume = {"name": "secrets", "secret": None, "projected": _projected({"name": account}, made)}
+    body = {"spec": {"template": {"spec": {"volumes": [volume]}}}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": account}, **body}
+
+
+def _projected(*secrets: Object) -> Object:
+    return {"defaultMode": 0o440, "sources": [{"secret": one} for one in secrets]}

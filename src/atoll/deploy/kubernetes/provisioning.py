@@ -1,0 +1,75 @@
+"""What runs once, whenever contracts have changed, and each night: streams, durables, contracts, purge. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.deploy.environment import PROVISION_ENVIRONMENT
+from atoll.deploy.images import BUS, PROVISION
+from atoll.deploy.kubernetes.objects import Container, Object, Pod, digest, host, labels, named, variables
+from atoll.deploy.plan import Plan
+from atoll.deploy.secrets import BUS_PORT
+from atoll.provision.document import system_document
+from atoll.system.contract import canonical
+
+__all__ = ["generators", "job", "texts"]
+
+_WAIT_S = 600
+# A changed Secret reaches the bus's volume within a minute or so; what is asked for before is tried again, after ever longer.
+_TRIES = 10
+_NIGHTLY = "17 3 * * *"
+
+
+def texts(plan: Plan) -> dict[str, str]:
+    """What provision reads, by path: the system's document, and all contracts."""
+    found = {"provision/system.json": json.dumps(system_document(plan.system), indent=1) + "\n"}
+    return found | {
+        f"provision/contracts/{name}.json": canonical(one.document).decode() + "\n" for name, one in plan.contracts.items()
+    }
+
+
+def generators(plan: Plan) -> list[Object]:
+    """One ConfigMap for each contract, since none may have more than a MiB."""
+    system = {"name": "system", "files": ["provision/system.json"]}
+    return [system, *({"name": _config(name), "files": [f"provision/contracts/{name}.json"]} for name in plan.contracts)]
+
+
+def job(plan: Plan, image: str) -> list[Object]:
+    """Its name has a digest of all that it is told: what is new is a new Job, and what is not runs no second time."""
+    marked = labels(plan, PROVISION, PROVISION)
+    template = {"metadata": {"labels": marked}, "spec": _pod(plan, image)}
+    once = {"backoffLimit": _TRIES, "template": template}
+    nightly = {
+        "schedule": _NIGHTLY,
+        "concurrencyPolicy": "Forbid",
+        "successfulJobsHistoryLimit": 1,
+        "failedJobsHistoryLimit": 3,
+        "jobTemplate": {"metadata": {"labels": marked}, "spec": once},
+    }
+    return [
+        named("v1 ServiceAccount", PROVISION, marked, automountServiceAccountToken=False),
+        named("batch/v1 Job", f"{PROVISION}-{digest(texts(plan), template)}", marked, spec=once),
+        named("batch/v1 CronJob", PROVISION, marked, spec=nightly),
+    ]
+
+
+def _pod(plan: Plan, image: str) -> Mapping[str, Any]:
+    waiting = ["python3", "-m", "atoll", "wait", f"nats://{BUS}:{BUS_PORT}", "--timeout", str(_WAIT_S)]
+    first = Container("wait", image, 128, more={"command": waiting})
+    container = Container(PROVISION, image, 256, more={"env": variables(PROVISION_ENVIRONMENT)})
+    volumes = {"/etc/atoll": {"name": "contracts", "projected": {"sources": _sources(plan)}}}
+    return Pod(PROVISION, container, (first,), volumes, more={"restartPolicy": "Never"}).spec()
+
+
+def _sources(plan: Plan) -> list[Object]:
+    found: list[Object] = [{"configMap": {"name": "system"}}]
+    for name in plan.contracts:
+        item = {"key": f"{name}.json", "path": f"contracts/{name}.json"}
+        found.append({"configMap": {"name": _config(name), "items": [item]}})
+    return found
+
+
+def _config(name: str) -> str:
+    return f"contract-{host(name)}"

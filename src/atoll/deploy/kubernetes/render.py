@@ -1,0 +1,99 @@
+"""All files of a system for Kubernetes. Pure: `render(plan, told) -> {path: text}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atoll.deploy.images import BUS, GATEWAY, PROVISION
+from atoll.deploy.kubernetes.network import policies
+from atoll.deploy.kubernetes.objects import documents, host, named
+from atoll.deploy.kubernetes.overlays import kustomization, overlays
+from atoll.deploy.kubernetes.provisioning import generators, job, texts
+from atoll.deploy.kubernetes.workloads import bus, gateway, part
+from atoll.deploy.plan import Plan
+from atoll.deploy.secrets import Keeper, given_names, secret_files
+from atoll.errors import SystemMistake
+
+__all__ = ["Told", "render", "secret_generators"]
+
+
+_TAKEN = (BUS, GATEWAY, PROVISION, "namespace", "network", "kustomization")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`images` are references by name."""
+
+    images: Mapping[str, str]
+
+
+def render(plan: Plan, told: Told) -> dict[str, str]:
+    """All files but secrets. Raises SystemMistake: two names are one in Kubernetes."""
+    _check(plan)
+    files = {
+        "namespace": [_namespace(plan)],
+        "network": policies(plan),
+        BUS: bus(plan, told.images[BUS]),
+        PROVISION: job(plan, told.images[PROVISION]),
+        GATEWAY: gateway(plan, told.images[GATEWAY]),
+        **{host(one.name): part(plan, one, told.images[one.name]) for one in plan.parts},
+    }
+    base = kustomization(
+        namespace=plan.system.name, resources=[f"{name}.yaml" for name in files], configMapGenerator=generators(plan)
+    )
+    return {
+        ".gitignore": "/secrets/\n",
+        "SECRETS.md": _wanted(plan),
+        **{f"base/{name}.yaml": documents(objects) for name, objects in files.items()},
+        **{f"base/{name}": text for name, text in texts(plan).items()},
+        "base/kustomization.yaml": base,
+        **overlays(plan, told.images),
+    }
+
+
+def secret_generators(plan: Plan) -> str:
+    """The kustomization beside secrets that are files, for `overlays/dev`. Names stay: who changes one starts pods anew."""
+    generated = [{"name": host(name), "files": [f"{name}/{file}" for file in files]} for name, files in _secrets(plan).items()]
+    options = {"disableNameSuffixHash": True}
+    return kustomization(namespace=plan.system.name, generatorOptions=options, secretGenerator=generated)
+
+
+def _check(plan: Plan) -> None:
+    seen = dict.fromkeys(_TAKEN, "the manifests' own")
+    for one in plan.parts:
+        if other := seen.get(host(one.name)):
+            raise SystemMistake(
+                f"{one.name} has a name in Kubernetes that is taken: {other}", where=one.spec.where, hint="rename it"
+            )
+        seen[host(one.name)] = one.name
+
+
+def _namespace(plan: Plan) -> dict[str, object]:
+    levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    return named("v1 Namespace", plan.system.name, {"app.kubernetes.io/part-of": plan.system.name, **levels})
+
+
+def _secrets(plan: Plan) -> dict[str, list[str]]:
+    """Files by Secret."""
+    found: dict[str, list[str]] = {}
+    for path in secret_files(plan, Keeper(str, dict.fromkeys(given_names(plan), ""))):
+        name, _, file = path.partition("/")
+        found.setdefault(name, []).append(file)
+    return found
+
+
+def _wanted(plan: Plan) -> str:
+    listed = {host(name): ", ".join(f"`{file}`" for file in files) for name, files in _secrets(plan).items()}
+    rows = "".join(f"| `{name}` | {files} |\n" for name, files in listed.items())
+    return f"""\
+# Secrets of {plan.system.name}
+
+Rendered by atoll. No manifest holds a secret: each pod mounts the Secret of its own name, whoever makes it. `overlays/dev`
+makes them of the files in `secrets/`; elsewhere put the same files where your cluster's secrets come from. `nats.conf`
+changes with the contracts. Secrets of a `…-database` are for `overlays/dev`; of those, `overlays/operators` needs the
+`database_password` of a MongoDB, and makes every `database_url` itself.
+
+| Secret | keys |
+| --- | --- |
+{rows}"""

@@ -1,0 +1,223 @@
+"""A file for each part: services, clients, auth, simulators, the gateway, the bus, and databases of one server. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.deploy.environment import database_environment, environment, gateway_environment
+from atoll.deploy.images import APP_PORT, BUS, GATEWAY
+from atoll.deploy.kubernetes.objects import Container, Object, Pod, claim, config, host, labels, named, selector
+from atoll.deploy.plan import Part, Plan
+from atoll.deploy.secrets import BUS_PORT, database_name
+from atoll.provision.database import PORTS
+
+__all__ = ["bus", "database", "embedded", "gateway", "part"]
+
+_GATEWAY_REPLICAS = 2
+_BUSY_PERCENT = 70
+_MOST_TIMES = 3
+_DATA = {"name": "data"}
+_SCRATCH = {"name": "data", "emptyDir": {}}
+_PROGRAM = ["python3", "-m", "atoll"]
+# A Service's list of pods reaches every node some seconds after a pod has begun to go; so long it takes what still comes.
+_LEAVING_S = 5
+
+
+def embedded(one: Part) -> bool:
+    """Whether its database is a file of its own: then it runs once, and the next one starts when this one has gone."""
+    return one.database is not None and one.database.kind == "sqlite"
+
+
+def part(plan: Plan, one: Part, image: str) -> list[Object]:
+    """A service, a client, auth or a simulator."""
+    name, marked = host(one.name), labels(plan, one.name, one.kind)
+    told = _told(plan, one)
+    values = config(name, marked, told)
+    lasting = _lasting(one)
+    found = [_account(name, marked), values]
+    if lasting:
+        found.append(named("v1 PersistentVolumeClaim", f"{name}-data", marked, spec=claim("1Gi")["spec"]))
+    found.append(_deployment(plan, one, _pod(plan, one, image, values["metadata"]["name"])))
+    found.append(_disruption(plan, one.name, marked))
+    if not lasting:
+        found.append(_scaler(name, marked, max(one.replicas, 1)))
+    if one.kind == "simulator":
+        found.append(_service(plan, one.name, marked, {"http": APP_PORT}))
+    return found
+
+
+def _lasting(one: Part) -> bool:
+    """Whether it has a volume of its own, and so runs once."""
+    return embedded(one) or one.kind == "simulator"
+
+
+def _told(plan: Plan, one: Part) -> dict[str, str]:
+    if one.kind == "simulator":
+        return {name.upper(): str(value) for name, value in (one.values or {}).items()}
+    # Nobody else has this place: the one who follows may take its leases back at once.
+    place = {"ATOLL_REPLICA": f"{one.name}-1"} if embedded(one) else {}
+    return {**environment(plan, one, host), **place}
+
+
+def _pod(plan: Plan, one: Part, image: str, values: str) -> Pod:
+    name = host(one.name)
+    more: dict[str, Any] = {
+        "ports": [{"name": "http", "containerPort": APP_PORT}],
+        "envFrom": [{"configMapRef": {"name": values}}],
+        **(_simulator_probes() if one.kind == "simulator" else _probes()),
+    }
+    claimed = {"name": "data", "persistentVolumeClaim": {"claimName": f"{name}-data"}}
+    volumes = {"/data": claimed if _lasting(one) else _SCRATCH}
+    secret = "" if one.kind == "simulator" else name
+    return Pod(name, Container(name, image, 256, more=more), volumes=volumes, secret=secret, more=_spread(plan, one.name))
+
+
+def _probes() -> dict[str, Any]:
+    """Live says that the process answers; ready also that its database does, which no restart of it would mend."""
+    return {
+        "startupProbe": _asked("/health/live", periodSeconds=1, failureThreshold=60),
+        "readinessProbe": _asked("/health/ready", periodSeconds=2, failureThreshold=2),
+        "livenessProbe": _asked("/health/live", periodSeconds=10, failureThreshold=3),
+    }
+
+
+def _asked(path: str, **often: int) -> Object:
+    return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 2, **often}
+
+
+def _simulator_probes() -> dict[str, Any]:
+    connects = {"tcpSocket": {"port": "http"}}
+    return {
+        "startupProbe": {**connects, "periodSeconds": 1, "failureThreshold": 60},
+        "readinessProbe": {**connects, "periodSeconds": 5},
+        "livenessProbe": {**connects, "periodSeconds": 10},
+    }
+
+
+def _deployment(plan: Plan, one: Part, pod: Pod) -> Object:
+    marked = labels(plan, one.name, one.kind)
+    # Who scales says how many there are; a number here would undo it at each apply.
+    strategy: dict[str, Any] = {"replicas": 1, "strategy": {"type": "Recreate"}} if _lasting(one) else {"strategy": _ROLLING}
+    template = pod.template(marked, _SCRAPED if one.kind != "simulator" else None)
+    spec = {**strategy, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, one.name)}
+    return named("apps/v1 Deployment", host(one.name), marked, spec={**spec, "template": template})
+
+
+_ROLLING = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+_SCRAPED = {"prometheus.io/scrape": "true", "prometheus.io/port": str(APP_PORT), "prometheus.io/path": "/health/metrics"}
+
+
+def _selecting(plan: Plan, name: str) -> Object:
+    return {"selector": {"matchLabels": selector(plan, name)}}
+
+
+def _spread(plan: Plan, name: str) -> dict[str, Any]:
+    """Over nodes and zones where there are several; never waiting for one."""
+    keys = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    chosen = {"labelSelector": {"matchLabels": selector(plan, name)}}
+    return {
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway", **chosen} for key in keys
+        ]
+    }
+
+
+def _account(name: str, marked: Mapping[str, str]) -> Object:
+    return named("v1 ServiceAccount", name, marked, automountServiceAccountToken=False)
+
+
+def _disruption(plan: Plan, name: str, marked: Mapping[str, str]) -> Object:
+    """One at a time. With a minimum instead, what runs once could never be moved."""
+    spec = {"maxUnavailable": 1, **_selecting(plan, name)}
+    return named("policy/v1 PodDisruptionBudget", host(name), marked, spec=spec)
+
+
+def _scaler(name: str, marked: Mapping[str, str], least: int) -> Object:
+    target = {"type": "Utilization", "averageUtilization": _BUSY_PERCENT}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+        "minReplicas": least,
+        "maxReplicas": least * _MOST_TIMES,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    }
+    return named("autoscaling/v2 HorizontalPodAutoscaler", name, marked, spec=spec)
+
+
+def _service(plan: Plan, name: str, marked: Mapping[str, str], ports: Mapping[str, int], **more: Any) -> Object:
+    listed = [{"name": key, "port": port, "targetPort": key} for key, port in ports.items()]
+    return named("v1 Service", host(name), marked, spec={**more, "selector": selector(plan, name), "ports": listed})
+
+
+def gateway(plan: Plan, image: str) -> list[Object]:
+    """Two at least: it is the one way in. It finds replicas by the registry, at their pods' addresses."""
+    marked, port = labels(plan, GATEWAY, "gateway"), plan.system.gateway.port
+    values = config(GATEWAY, marked, gateway_environment(plan))
+    ready = {"exec": {"command": [*_PROGRAM, "wait", "health", "--timeout", "0"]}, "timeoutSeconds": 5}
+    more = {
+        "ports": [{"name": "http", "containerPort": port}],
+        "envFrom": [{"configMapRef": {"name": values["metadata"]["name"]}}],
+        "startupProbe": {**ready, "periodSeconds": 2, "failureThreshold": 60},
+        "readinessProbe": {**ready, "periodSeconds": 10, "failureThreshold": 2},
+        "livenessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 10, "failureThreshold": 3},
+        "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", f"import time; time.sleep({_LEAVING_S})"]}}},
+    }
+    container = Container(GATEWAY, image, plan.system.gateway.memory_limit_mib or 1024, "500m", more)
+    # preStop, Envoy's drain (10 s), and its end.
+    pod = Pod(GATEWAY, container, volumes={"/data": _SCRATCH}, grace_s=_LEAVING_S + 30, more=_spread(plan, GATEWAY))
+    spec = {"strategy": _ROLLING, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, GATEWAY)}
+    return [
+        _account(GATEWAY, marked),
+        values,
+        named("apps/v1 Deployment", GATEWAY, marked, spec={**spec, "template": pod.template(marked)}),
+        _disruption(plan, GATEWAY, marked),
+        _scaler(GATEWAY, marked, _GATEWAY_REPLICAS),
+        _service(plan, GATEWAY, marked, {"http": port}),
+    ]
+
+
+def bus(plan: Plan, image: str) -> list[Object]:
+    """One server with a volume. docs/decisions/0014-kubernetes.md says what three would need."""
+    marked = labels(plan, BUS, "bus")
+    more = {"ports": [{"name": "nats", "containerPort": BUS_PORT}], **_server_probes("nats", {"tcpSocket": {"port": "nats"}})}
+    configuration = {"name": "configuration", "secret": {"secretName": BUS, "defaultMode": 0o440}}
+    container = Container(BUS, image, 512, "250m", more)
+    pod = Pod(BUS, container, volumes={"/etc/nats": configuration, "/data": _DATA}, secret="", grace_s=30)
+    return [
+        _account(BUS, marked),
+        _stateful(plan, BUS, marked, pod),
+        _disruption(plan, BUS, marked),
+        _service(plan, BUS, marked, {"nats": BUS_PORT}, clusterIP="None"),
+    ]
+
+
+def database(plan: Plan, one: Part, image: str) -> list[Object]:
+    """A service's own server, alone, with a volume: for trying things. It makes its role and its database itself."""
+    assert one.database is not None
+    name, kind = database_name(one), one.database.kind
+    marked, port = labels(plan, name, "database"), PORTS[kind]
+    values = config(host(name), marked, database_environment(one))
+    more = {
+        "ports": [{"name": "database", "containerPort": port}],
+        "envFrom": [{"configMapRef": {"name": values["metadata"]["name"]}}],
+        **_server_probes("database", {"exec": {"command": ["test", "-e", "/data/ready"]}}),
+    }
+    container = Container("database", image, 1024 if kind == "mongodb" else 512, more=more)
+    pod = Pod(host(name), container, volumes={"/data": _DATA}, grace_s=30)
+    service = _service(plan, name, marked, {"database": port}, clusterIP="None")
+    return [_account(host(name), marked), values, _stateful(plan, name, marked, pod), service]
+
+
+def _server_probes(port: str, ready: Object) -> dict[str, Any]:
+    return {
+        "startupProbe": {**ready, "periodSeconds": 2, "failureThreshold": 150},
+        "readinessProbe": {**ready, "periodSeconds": 5},
+        "livenessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 10, "failureThreshold": 6},
+    }
+
+
+def _stateful(plan: Plan, name: str, marked: Mapping[str, str], pod: Pod) -> Object:
+    spec = {"replicas": 1, "serviceName": host(name), **_selecting(plan, name), "template": pod.template(marked)}
+    return named("apps/v1 StatefulSet", host(name), marked, spec={**spec, "volumeClaimTemplates": [claim("10Gi")]})

@@ -1,0 +1,286 @@
+"""Kubernetes manifests: each overlay as kustomize builds it, against the schemas of three versions and our own rules."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+
+from atoll.deploy.kubernetes import render
+from atoll.errors import SystemMistake
+from atoll.gateway.container import DRAIN_S
+from atoll.system.budgets import BUDGETS
+from tests.support.deployed import shop_plan
+from tests.support.manifests import OVERLAYS, built, pods, told, written
+
+VERSIONS = ("1.35", "1.36", "1.37")
+OPERATORS = {"Cluster", "MongoDBCommunity"}
+Objects = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Objects]:
+    folder = tmp_path_factory.mktemp("kubernetes")
+    written(shop_plan(), folder)
+    return {overlay: built(folder, overlay) for overlay in OVERLAYS}
+
+
+def every(shop: dict[str, Objects]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod of every overlay, by a name for messages."""
+    for overlay, objects in shop.items():
+        for name, template in pods(objects):
+            yield f"{overlay}: {name}", template["spec"]
+
+
+def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def by_name(objects: Objects, kind: str) -> dict[str, dict[str, Any]]:
+    return {one["metadata"]["name"]: one for one in objects if one["kind"] == kind}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_keeps_the_schema_strictly(shop: dict[str, Objects], version: str) -> None:
+    """Those of operators apart: their schemas are nowhere to be had as a package."""
+    different = {json.dumps(one): one for objects in shop.values() for one in objects if one["kind"] not in OPERATORS}
+    for one in different.values():
+        kubernetes_validate.validate(one, version, strict=True)
+    assert {one["kind"] for one in different.values()} >= {"Deployment", "StatefulSet", "Job", "CronJob", "NetworkPolicy"}
+
+
+def test_a_key_that_no_schema_has_is_noticed(shop: dict[str, Objects]) -> None:
+    wrong = {**shop["production"][0], "speck": {}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="speck"):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+def test_no_pod_has_rights(shop: dict[str, Objects]) -> None:
+    """What the level "restricted" of Pod Security asks for, and a file system that is only read."""
+    for name, spec in every(shop):
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"], name
+        assert pod["runAsUser"] > 0, name
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
+        assert all("hostPath" not in volume for volume in spec["volumes"]), name
+        for container in containers(spec):
+            own = container["securityContext"]
+            assert own["readOnlyRootFilesystem"], name
+            assert own["allowPrivilegeEscalation"] is False, name
+            assert own["capabilities"] == {"drop": ["ALL"]}, name
+            assert "privileged" not in own, name
+
+
+def test_the_namespace_enforces_that(shop: dict[str, Objects]) -> None:
+    for objects in shop.values():
+        (namespace,) = by_name(objects, "Namespace").values()
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_nobody_gets_a_token_of_kubernetes_or_the_default_account(shop: dict[str, Objects]) -> None:
+    for overlay, objects in shop.items():
+        accounts = by_name(objects, "ServiceAccount")
+        assert all(one["automountServiceAccountToken"] is False for one in accounts.values())
+        for name, template in pods(objects):
+            spec = template["spec"]
+            assert spec["automountServiceAccountToken"] is False, name
+            assert spec["serviceAccountName"] in accounts, f"{overlay}: {name}"
+
+
+def test_no_pod_is_told_of_services_by_variables_that_settings_could_be(shop: dict[str, Objects]) -> None:
+    assert [name for name, spec in every(shop) if spec["enableServiceLinks"] is not False] == []
+
+
+def test_every_container_has_requests_limits_and_an_image_that_means_one_thing(shop: dict[str, Objects]) -> None:
+    for name, spec in every(shop):
+        for container in containers(spec):
+            resources = container["resources"]
+            assert resources["requests"].keys() >= {"cpu", "memory"}, name
+            assert resources["limits"].keys() >= {"cpu", "memory"}, name
+            assert re.search(r":[^/:]+-[0-9a-f]{12}$", container["image"]), f"{name}: {container['image']}"
+
+
+def test_what_runs_for_long_is_probed(shop: dict[str, Objects]) -> None:
+    for name, spec in every(shop):
+        if spec.get("restartPolicy") != "Never":
+            for container in spec["containers"]:
+                assert container.keys() >= {"startupProbe", "readinessProbe", "livenessProbe"}, name
+
+
+def test_everything_is_in_the_system_s_namespace(shop: dict[str, Objects]) -> None:
+    for objects in shop.values():
+        assert {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"} == {"shop"}
+
+
+def test_whatever_a_pod_mounts_or_reads_is_there(shop: dict[str, Objects]) -> None:
+    """Secrets apart, which only the overlay dev brings."""
+    for overlay, objects in shop.items():
+        maps, secrets = by_name(objects, "ConfigMap"), by_name(objects, "Secret")
+        for name, template in pods(objects):
+            asked = list(references(template["spec"]))
+            assert {one for kind, one in asked if kind == "configMap"} <= maps.keys(), f"{overlay}: {name}"
+            if overlay == "dev":
+                assert {one for kind, one in asked if kind == "secret"} <= secrets.keys(), name
+
+
+def references(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for volume in spec["volumes"]:
+        if "secret" in volume:
+            yield "secret", volume["secret"]["secretName"]
+        for source in volume.get("projected", {}).get("sources", []):
+            for kind in ("configMap", "secret"):
+                if kind in source:
+                    yield kind, source[kind]["name"]
+    for container in containers(spec):
+        for source in container.get("envFrom", []):
+            yield "configMap", source["configMapRef"]["name"]
+
+
+def test_only_dev_holds_secrets_and_no_config_map_does(shop: dict[str, Objects]) -> None:
+    assert [overlay for overlay, objects in shop.items() if by_name(objects, "Secret")] == ["dev"]
+    for objects in shop.values():
+        assert "<bus." not in repr(list(by_name(objects, "ConfigMap").values()))
+
+
+def test_a_gateway_that_ends_waits_until_nobody_is_sent_to_it_and_then_drains(shop: dict[str, Objects]) -> None:
+    spec = by_name(shop["production"], "Deployment")["gateway"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    waits_s = int(re.findall(r"sleep\((\d+)\)", container["lifecycle"]["preStop"]["exec"]["command"][-1])[0])
+    assert waits_s >= 5
+    assert spec["terminationGracePeriodSeconds"] > waits_s + DRAIN_S
+
+
+def test_a_service_has_time_for_its_drain_and_the_request_in_hand(shop: dict[str, Objects]) -> None:
+    spec = by_name(shop["production"], "Deployment")["orders"]["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] > BUDGETS.drain_s + BUDGETS.handler_s
+
+
+def test_what_has_a_file_for_a_database_runs_once_and_nobody_scales_it(shop: dict[str, Objects]) -> None:
+    objects = shop["production"]
+    deployments, scaled = by_name(objects, "Deployment"), by_name(objects, "HorizontalPodAutoscaler")
+    for name in ("notifications", "payments"):
+        assert (deployments[name]["spec"]["replicas"], deployments[name]["spec"]["strategy"]["type"]) == (1, "Recreate")
+        assert f"{name}-data" in by_name(objects, "PersistentVolumeClaim")
+        assert name not in scaled
+    assert {"gateway", "orders", "storefront"} <= scaled.keys()
+    assert all("replicas" not in deployments[name]["spec"] for name in scaled)
+
+
+def test_the_gateway_has_two_replicas_at_least_and_production_keeps_them_apart(shop: dict[str, Objects]) -> None:
+    objects = shop["production"]
+    assert by_name(objects, "HorizontalPodAutoscaler")["gateway"]["spec"]["minReplicas"] == 2
+    spec = by_name(objects, "Deployment")["gateway"]["spec"]["template"]["spec"]
+    assert spec["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "DoNotSchedule"
+
+
+def test_a_job_that_is_told_something_else_has_another_name(tmp_path: Path) -> None:
+    plan = shop_plan()
+    other = replace(plan, parts=tuple(one for one in plan.parts if one.name != "notifications"))
+    names: list[str] = []
+    for number, one in enumerate((plan, plan, other)):
+        written(one, tmp_path / str(number))
+        names += by_name(built(tmp_path / str(number), "production"), "Job")
+    assert names[0] == names[1] != names[2]
+
+
+# who reaches whom
+
+
+def reachable(objects: Objects, port: int) -> set[tuple[str, str]]:
+    """Who reaches whom at that port, as a cluster would judge: allowed to leave, and allowed to enter."""
+    labelled = {
+        template["metadata"]["labels"]["app.kubernetes.io/name"]: template["metadata"]["labels"]
+        for _, template in pods(objects)
+    }
+    policies = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy"]
+    return {
+        (source, target)
+        for source in labelled
+        for target in labelled
+        if source != target
+        and permitted(policies, ("egress", "to"), (labelled[source], labelled[target]), port)
+        and permitted(policies, ("ingress", "from"), (labelled[target], labelled[source]), port)
+    }
+
+
+def permitted(policies: list[dict[str, Any]], way: tuple[str, str], ends: tuple[Any, Any], port: int) -> bool:
+    """Nothing is, once a policy chooses a pod, but what one of those that choose it names."""
+    direction, peers = way
+    chosen = [one for one in policies if direction.title() in one["policyTypes"] and matches(one["podSelector"], ends[0])]
+    return not chosen or any(
+        any(entry["port"] == port for entry in rule.get("ports", [{"port": port}]))
+        and (peers not in rule or any("podSelector" in peer and matches(peer["podSelector"], ends[1]) for peer in rule[peers]))
+        for one in chosen
+        for rule in one.get(direction, [])
+    )
+
+
+def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    exact = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+    return exact and all(labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", []))
+
+
+SERVICES = {"auth", "catalog", "inventory", "notifications", "orders", "payments"}
+
+
+def test_services_are_reached_by_the_gateway_and_call_nobody_but_whom_they_named(shop: dict[str, Objects]) -> None:
+    found = reachable(shop["dev"], 8000)
+    assert found == {*(("gateway", name) for name in SERVICES | {"storefront"}), ("payments", "cardprovider")}
+
+
+def test_only_clients_call_the_gateway_from_inside(shop: dict[str, Objects]) -> None:
+    assert reachable(shop["dev"], 8080) == {("storefront", "gateway")}
+
+
+def test_everybody_has_the_bus_and_databases_have_not(shop: dict[str, Objects]) -> None:
+    assert {source for source, target in reachable(shop["dev"], 4222) if target == "nats"} == {
+        *SERVICES,
+        "storefront",
+        "gateway",
+        "provision",
+    }
+    assert {target for _, target in reachable(shop["dev"], 4222)} == {"nats"}
+
+
+def test_a_database_is_reached_by_its_own_service_only(shop: dict[str, Objects]) -> None:
+    found = reachable(shop["dev"], 5432) | reachable(shop["dev"], 27017)
+    assert found == {(name, f"{name}-database") for name in ("auth", "catalog", "inventory", "orders")}
+
+
+def test_only_who_says_outbound_calls_the_outside(tmp_path: Path) -> None:
+    plan = shop_plan()
+    parts = tuple(replace(one, spec=replace(one.spec, outbound=True)) if one.name == "payments" else one for one in plan.parts)
+    written(replace(plan, parts=parts), tmp_path)
+    outside = [
+        one["metadata"]["name"]
+        for one in built(tmp_path, "dev")
+        if one["kind"] == "NetworkPolicy" and "0.0.0.0/0" in repr(one["spec"])
+    ]
+    assert outside == ["payments"]
+
+
+def test_the_url_of_an_operator_s_database_lies_where_the_service_looks(shop: dict[str, Objects]) -> None:
+    objects = shop["operators"]
+    clusters = by_name(objects, "Cluster")
+    assert "orders-database" in clusters
+    for name, key in (("orders", "uri"), ("catalog", "connectionString.standard")):
+        spec = by_name(objects, "Deployment")[name]["spec"]["template"]["spec"]
+        (volume,) = [one for one in spec["volumes"] if one["name"] == "secrets"]
+        items = [source["secret"].get("items") for source in volume["projected"]["sources"]]
+        assert items[-1] == [{"key": key, "path": "database_url"}]
+        assert "secret" not in volume
+
+
+def test_who_is_named_like_the_manifests_own_is_refused() -> None:
+    plan = shop_plan()
+    parts = tuple(replace(one, name="network") if one.name == "orders" else one for one in plan.parts)
+    other = replace(plan, parts=parts)
+    with pytest.raises(SystemMistake, match="network has a name in Kubernetes that is taken"):
+        render(other, told(other))

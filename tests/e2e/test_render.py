@@ -1,0 +1,52 @@
+"""`atoll render`, as a person types it: from a system's folder to files that kustomize takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployed import SHOP
+from tests.support.manifests import OVERLAYS, built
+from tests.support.system import RunningSystem, system
+
+KUBERNETES = ("render", "kubernetes", "--environment", "containers")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    with system(SHOP, tmp_path_factory.mktemp("render") / "shop") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rendered(shop: RunningSystem) -> Path:
+    folder = shop.folder / "deploy" / "kubernetes"
+    given = folder / "secrets" / "given"
+    given.mkdir(parents=True)
+    (given / "session_secret").write_text("a-secret-that-only-an-operator-knows")
+    shop.must(*KUBERNETES)
+    return folder
+
+
+def test_a_secret_that_only_an_operator_knows_is_asked_for_and_nothing_is_written(shop: RunningSystem, tmp_path: Path) -> None:
+    done = shop.run(*KUBERNETES, "-o", str(tmp_path))
+    assert done.returncode == 1
+    assert "session_secret (of storefront)" in done.stderr
+    assert not (tmp_path / "base").exists()
+
+
+def test_every_overlay_is_built_by_kustomize(rendered: Path) -> None:
+    assert all(len(built(rendered, overlay)) > 50 for overlay in OVERLAYS)
+
+
+def test_what_is_rendered_again_stays_as_it_is(shop: RunningSystem, rendered: Path) -> None:
+    before = (rendered / "secrets" / "nats" / "nats.conf").read_text()
+    assert shop.must(*KUBERNETES) == ""
+    assert (rendered / "secrets" / "nats" / "nats.conf").read_text() == before
+
+
+def test_secrets_can_be_read_by_nobody_else(rendered: Path) -> None:
+    assert (rendered / "secrets").stat().st_mode & 0o777 == 0o700
+    assert (rendered / ".gitignore").read_text() == "/secrets/\n"

@@ -1,0 +1,50 @@
+"""Rendered manifests as the cluster would get them: written, put together by kustomize, parsed."""
+
+from __future__ import annotations
+
+import subprocess
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atoll.deploy.files import write, write_secrets
+from atoll.deploy.kubernetes import Told, host, render, secret_generators
+from atoll.deploy.plan import Plan
+from atoll.deploy.secrets import Keeper, given_names, secret_files
+
+OVERLAYS = ("dev", "production", "operators")
+_TIMEOUT_S = 60.0
+
+
+def told(plan: Plan) -> Told:
+    """Tags hold digests of all sources, so here they hold none."""
+    names = [*(part.name for part in plan.parts), "gateway", "nats", "provision", *plan.database_kinds]
+    return Told({name: f"shop/{name}:1.0.0-0123456789ab" for name in names})
+
+
+def written(plan: Plan, folder: Path) -> None:
+    """All files, and secrets that everybody can guess."""
+    write(folder, render(plan, told(plan)))
+    keeper = Keeper(lambda name: f"<{name}>", dict.fromkeys(given_names(plan), "given"), host=host)
+    write_secrets(folder / "secrets", {**secret_files(plan, keeper), "kustomization.yaml": secret_generators(plan)})
+
+
+def built(folder: Path, overlay: str) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send."""
+    kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
+    command = [str(kubectl), "kustomize", str(folder / "overlays" / overlay)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod that one of these would start, with what starts it."""
+    for one in objects:
+        spec: Mapping[str, Any] = one.get("spec") or {}
+        template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+        if template:
+            yield f"{one['kind']} {one['metadata']['name']}", template
