@@ -50,3 +50,18 @@ def test_what_is_rendered_again_stays_as_it_is(shop: RunningSystem, rendered: Pa
 def test_secrets_can_be_read_by_nobody_else(rendered: Path) -> None:
     assert (rendered / "secrets").stat().st_mode & 0o777 == 0o700
     assert (rendered / ".gitignore").read_text() == "/secrets/\n"
+
+
+def test_diff_shows_what_a_changed_manifest_would_change_and_writes_nothing(shop: RunningSystem, rendered: Path) -> None:
+    assert shop.run(*KUBERNETES, "--diff").stdout == ""
+    manifest = shop.folder / "atoll.toml"
+    text = manifest.read_text()
+    before = (rendered / "base" / "orders.yaml").read_text()
+    manifest.write_text(text.replace('vat_rate = "0.10"', 'vat_rate = "0.20"'))
+    try:
+        done = shop.run(*KUBERNETES, "--diff")
+    finally:
+        manifest.write_text(text)
+    assert done.returncode == 1, done.stderr
+    assert '+  ATOLL_SETTINGS: "{\\"vat_rate\\": \\"0.20\\"}"' in done.stdout.splitlines()
+    assert (rendered / "base" / "orders.yaml").read_text() == before

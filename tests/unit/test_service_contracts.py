@@ -14,7 +14,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from atoll import Service
 from atoll.errors import SystemMistake
 from atoll.service.describe import describe
-from atoll.system.contract import Contract, Operation, Published, Setting, Subscription
+from atoll.system.contract import Contract, Operation, Published, Setting
 from tests.support.golden import check
 from tests.unit.example_service import service
 
@@ -102,10 +102,11 @@ def test_a_contract_reads_back_what_was_declared() -> None:
     ]
     assert isinstance(contract.publishes[0], Published)
     assert contract.publishes[0].schema["required"] == ["order_id", "lines", "total"]
-    assert contract.consumes == (
-        Subscription("inventory", "stock_rejected", alone=False),
-        Subscription("payments", "payment_declined", alone=True),
-    )
+    assert [(one.source, one.name, one.alone) for one in contract.consumes] == [
+        ("inventory", "stock_rejected", False),
+        ("payments", "payment_declined", True),
+    ]
+    assert contract.consumes[0].schema["required"] == ["order_id", "reason"]
     assert contract.settings == (
         Setting("vat_rate", "string", required=False),
         Setting("provider_url", "string"),

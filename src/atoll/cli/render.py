@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atoll.cli.containers import environment_option, planned
 from atoll.cli.here import Here, here
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from atoll.deploy.plan import Plan
+    from atoll.deploy.secrets import Keeper
+
 __all__ = ["command"]
+
+_diff_option: Callable[[Any], Any] = click.option(
+    "--diff",
+    "only_shown",
+    is_flag=True,
+    help="Write nothing; show what would change: 0 nothing, 1 something, 2 a consumer breaks.",
+)
+
+
+def _into(name: str) -> Callable[[Any], Any]:
+    shown = f"Default: deploy/{name} in the system's folder."
+    return click.option("-o", "--into", type=click.Path(path_type=Path), default=None, help=shown)
 
 
 @click.group()
@@ -20,67 +39,77 @@ def command() -> None:
 
 @command.command()
 @environment_option
-@click.option(
-    "-o", "--into", type=click.Path(path_type=Path), default=None, help="Default: deploy/compose in the system's folder."
-)
+@_into("compose")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where the gateway's port is published.")
+@_diff_option
 @here
-def compose(here: Here, environment: str, into: Path | None, address: str) -> None:
+def compose(here: Here, environment: str, into: Path | None, address: str, only_shown: bool) -> int:
     """A Compose file, what it mounts, and secrets that are not there yet.
 
     Then `docker compose up -d` in that folder starts the system; `atoll build` makes its images.
     """
     from atoll.deploy.compose import Told, cells, render
-    from atoll.deploy.files import read_given, read_numbers, sources, write, write_secrets
-    from atoll.deploy.images import images, reference
-    from atoll.deploy.secrets import Keeper, secret_files
-    from atoll.provision.secrets import Secrets
+    from atoll.deploy.files import read_numbers
+    from atoll.deploy.secrets import secret_files
 
     plan = planned(here, environment)
-    found = sources(plan)
-    references = {name: reference(image, plan, found) for name, image in images(plan, found).items()}
     folder = into or here.folder / "deploy" / "compose"
-    secrets = folder / "secrets"
-    secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
     numbers = cells(read_numbers(folder / "cells.json"), [part.name for part in plan.members])
-    kept = Secrets(secrets / "passwords.json")
-    retired = _retired(secrets, plan.contracts)
-    texts = secret_files(plan, Keeper(kept.of, read_given(secrets / "given"), retired))
-    kept.save()
-    write_secrets(secrets, texts)
-    for name in write(folder, render(plan, Told(references, numbers, address))):
-        click.echo(f"{folder / name} is written")
+    texts = render(plan, Told(_references(plan), numbers, address))
+    if only_shown:
+        return _show(folder, texts)
+    _write(folder, texts, plan, lambda keeper: secret_files(plan, keeper))
+    return 0
 
 
 @command.command()
 @environment_option
-@click.option(
-    "-o", "--into", type=click.Path(path_type=Path), default=None, help="Default: deploy/kubernetes in the system's folder."
-)
+@_into("kubernetes")
+@_diff_option
 @here
-def kubernetes(here: Here, environment: str, into: Path | None) -> None:
+def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool) -> int:
     """Manifests: a kustomize base, overlays (dev, production, operators), and secrets for dev that are not there yet.
 
     Then `kubectl apply -k overlays/dev` in that folder; `atoll build --push` makes the images.
     """
-    from atoll.deploy.files import read_given, sources, write, write_secrets
-    from atoll.deploy.images import images, reference
+    from dataclasses import replace
+
     from atoll.deploy.kubernetes import Told, host, render, secret_generators
-    from atoll.deploy.secrets import Keeper, secret_files
-    from atoll.provision.secrets import Secrets
+    from atoll.deploy.secrets import secret_files
 
     plan = planned(here, environment)
-    found = sources(plan)
-    references = {name: reference(image, plan, found) for name, image in images(plan, found).items()}
     folder = into or here.folder / "deploy" / "kubernetes"
-    texts = render(plan, Told(references))
+    texts = render(plan, Told(_references(plan)))
+    if only_shown:
+        return _show(folder, texts)
+
+    def secrets(keeper: Keeper) -> dict[str, str]:
+        return {**secret_files(plan, replace(keeper, host=host)), "kustomization.yaml": secret_generators(plan)}
+
+    _write(folder, texts, plan, secrets)
+    return 0
+
+
+def _references(plan: Plan) -> dict[str, str]:
+    from atoll.deploy.files import sources
+    from atoll.deploy.images import images, reference
+
+    found = sources(plan)
+    return {name: reference(image, plan, found) for name, image in images(plan, found).items()}
+
+
+def _write(folder: Path, texts: Mapping[str, str], plan: Plan, made: Callable[[Keeper], dict[str, str]]) -> None:
+    """Secrets first: without those that an operator has to give, nothing is written."""
+    from atoll.deploy.files import read_given, write, write_secrets
+    from atoll.deploy.secrets import Keeper
+    from atoll.provision.secrets import Secrets
+
     secrets = folder / "secrets"
     secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
     kept = Secrets(secrets / "passwords.json")
-    keeper = Keeper(kept.of, read_given(secrets / "given"), _retired(secrets, plan.contracts), host)
-    written = {**secret_files(plan, keeper), "kustomization.yaml": secret_generators(plan)}
+    files = made(Keeper(kept.of, read_given(secrets / "given"), _retired(secrets, plan.contracts)))
     kept.save()
-    write_secrets(secrets, written)
+    write_secrets(secrets, files)
     for name in write(folder, texts):
         click.echo(f"{folder / name} is written")
 
@@ -92,3 +121,13 @@ def _retired(secrets: Path, contracts: Iterable[str]) -> set[str]:
     configuration = secrets / "nats" / "nats.conf"
     before = accounts(configuration.read_text()) if configuration.exists() else set()
     return before - {account(name) for name in contracts}
+
+
+def _show(folder: Path, texts: Mapping[str, str]) -> int:
+    from atoll.deploy.changes import changes
+    from atoll.deploy.files import read_rendered
+
+    found = changes(read_rendered(folder, texts), texts)
+    if found.any:
+        click.echo(str(found))
+    return 2 if found.broken else int(found.any)

@@ -6,5 +6,5 @@ but those below `secrets/` hold a secret. Disk, network and engine are touched i
 
 `plan` (which parts there are) → `images` (a build context for each), `compose` (a Compose file and what it mounts) and
 `kubernetes` (manifests).
-`builds` and `rollout` act on an engine. Read `plan` first.
+`changes` says what rendering again would change. `builds` and `rollout` act on an engine. Read `plan` first.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
 from atoll.system.files import service_files
 
-__all__ = ["link_wheels", "read_given", "read_numbers", "sources", "write", "write_context", "write_secrets"]
+__all__ = ["link_wheels", "read_given", "read_numbers", "read_rendered", "sources", "write", "write_context", "write_secrets"]
 
 _ATOLL = Path(__file__).resolve().parent.parent
 # What nobody needs in a container.
 _LEFT_OUT = ("deploy/", "testing/")
+_RENDERED = b"# Rendered by atoll;"
 _LOCKS = Path(__file__).resolve().parent / "locks"
 
 
@@ -84,6 +85,23 @@ def write(folder: Path, files: Mapping[str, str]) -> list[str]:
 def read_given(folder: Path) -> dict[str, str]:
     """Secrets that an operator wrote, by file name."""
     return {path.name: path.read_text("utf-8").removesuffix("\n") for path in sorted(folder.glob("*")) if path.is_file()}
+
+
+def read_rendered(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """What was rendered into `folder` before: those names, and whatever else says that it was; secrets apart."""
+    found = {name: folder / name for name in names}
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith("secrets/") and path.is_file() and _was_rendered(path):
+            found[name] = path
+    return {name: path.read_text("utf-8") for name, path in found.items() if path.is_file()}
+
+
+def _was_rendered(path: Path) -> bool:
+    if path.parent.match("provision/contracts"):
+        return True
+    with path.open("rb") as file:
+        return file.read(len(_RENDERED)) == _RENDERED
 
 
 def read_numbers(path: Path) -> dict[str, int]:

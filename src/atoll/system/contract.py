@@ -90,11 +90,12 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """An event this service consumes: `source` is the publisher's name."""
+    """An event this service consumes: `source` is the publisher's name, `schema` what it needs to find in it."""
 
     source: str
     name: str
     alone: bool = False
+    schema: dict[str, Any] = {}
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -327,6 +328,6 @@ def _consumed(asyncapi: Mapping[str, Any]) -> tuple[Subscription, ...]:
     found = []
     for operation in (asyncapi.get("operations") or {}).values():
         if operation["action"] == "receive":
-            source, event, _channel = _address(asyncapi, operation)
-            found.append(Subscription(source, event, _flag(operation, "x-atoll-alone")))
+            source, event, channel = _address(asyncapi, operation)
+            found.append(Subscription(source, event, _flag(operation, "x-atoll-alone"), _payload(asyncapi, channel)))
     return tuple(found)
