@@ -284,3 +284,24 @@ def test_who_is_named_like_the_manifests_own_is_refused() -> None:
     other = replace(plan, parts=parts)
     with pytest.raises(SystemMistake, match="network has a name in Kubernetes that is taken"):
         render(other, told(other))
+
+
+def test_monitoring_reaches_every_pod_that_says_where_its_metrics_are(shop: dict[str, Objects]) -> None:
+    policies = [one["spec"] for one in shop["production"] if one["kind"] == "NetworkPolicy"]
+    asked = 0
+    for name, template in pods(shop["production"]):
+        if "annotations" not in template["metadata"]:
+            continue
+        port = int(template["metadata"]["annotations"]["prometheus.io/port"])
+        ports = [one["containerPort"] for one in template["spec"]["containers"][0]["ports"]]
+        assert port in ports, name
+        rules = [
+            rule
+            for one in policies
+            if matches(one["podSelector"], template["metadata"]["labels"])
+            for rule in one.get("ingress", [])
+            if "namespaceSelector" in repr(rule) and {"protocol": "TCP", "port": port} in rule["ports"]
+        ]
+        assert rules, name
+        asked += 1
+    assert asked == len(SERVICES) + 2

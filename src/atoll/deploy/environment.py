@@ -20,8 +20,8 @@ PROVISION_ENVIRONMENT = {
 }
 
 
-def gateway_environment(plan: Plan, name: str = "") -> dict[str, str]:
-    """`name` tells it from others; "" leaves that to its host's name."""
+def gateway_environment(plan: Plan, name: str = "", metrics_port: int | None = None) -> dict[str, str]:
+    """`name` tells it from others; "" leaves that to its host's name. Without `metrics_port` nobody may ask for metrics."""
     told = {
         "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
         "ATOLL_GATEWAY_DIR": "/data",
@@ -30,6 +30,7 @@ def gateway_environment(plan: Plan, name: str = "") -> dict[str, str]:
         "ATOLL_GATEWAY_NAME": name,
         "ATOLL_GATEWAY_UPSTREAM": "plain",
         "ATOLL_ENVOY_ADMIN": "127.0.0.1:9901",
+        "ATOLL_GATEWAY_METRICS": f"0.0.0.0:{metrics_port}" if metrics_port else "",
     }
     return {name: value for name, value in told.items() if value}
 

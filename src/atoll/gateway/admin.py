@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.xds import jwt, listener, proof, revocations, routes
+from atoll.gateway.xds import jwt, listener, metrics, proof, revocations, routes
 from atoll.gateway.xds.folders import PROOF, SECRETS
 from atoll.gateway.xds.typed import Json
 
@@ -102,6 +103,14 @@ class Admin:
         except (OSError, TimeoutError):
             return 0
         return sum(int(one.get("value", 0)) for one in msgspec.json.decode(answer)["stats"])
+
+    async def metrics(self) -> bytes | None:
+        """Those that somebody looks at, as Prometheus reads them. None when Envoy does not answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await self._ask(f"/stats/prometheus?filter={quote(metrics.LOOKED_AT, safe='')}")
+        except (OSError, TimeoutError):
+            return None
 
     async def _ask(self, path: str) -> bytes:
         reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)

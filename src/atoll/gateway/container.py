@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from atoll.engines import envoy
 from atoll.engines.foreground import Child, stop_signals
 from atoll.engines.process import Command
-from atoll.errors import EngineOutage
+from atoll.errors import EngineOutage, SystemMistake
 from atoll.gateway.admin import Admin
 from atoll.gateway.environment import Environment
+from atoll.gateway.exposed import exposed
+from atoll.gateway.ir import Endpoint
 from atoll.gateway.xds.folders import Folders
 
 __all__ = ["DRAIN_S", "run"]
@@ -35,22 +37,40 @@ _STDOUT = Path("/dev/stdout")
 
 def run(environ: Mapping[str, str]) -> int:
     """Until SIGTERM, which drains first: 0. What Envoy ended with, when it ended by itself."""
-    return asyncio.run(_run(Environment.read(environ)))
+    return asyncio.run(_run(Environment.read(environ), _metrics_at(environ)))
 
 
-async def _run(environment: Environment) -> int:
+def _metrics_at(environ: Mapping[str, str]) -> Endpoint | None:
+    said = environ.get("ATOLL_GATEWAY_METRICS")
+    try:
+        return Endpoint.parse(said) if said else None
+    except ValueError as error:
+        raise SystemMistake(f"ATOLL_GATEWAY_METRICS: {error}", hint="host:port, like 0.0.0.0:9902") from None
+
+
+async def _run(environment: Environment, metrics_at: Endpoint | None) -> int:
     envoy.check_inotify()
     folders = Folders(str(environment.root))
     environment.root.mkdir(parents=True, exist_ok=True)
     _log_to_stdout(Path(folders.access_log))
     with stop_signals() as stop:
-        async with asyncio.TaskGroup() as keepers:
+        async with _watched(environment, metrics_at), asyncio.TaskGroup() as keepers:
             kept = [keepers.create_task(_keep(command)) for command in _companions(environment)]
             try:
                 return await _serve(environment, Path(folders.bootstrap), stop)
             finally:
                 for task in kept:
                     task.cancel()
+
+
+@asynccontextmanager
+async def _watched(environment: Environment, at: Endpoint | None) -> AsyncIterator[None]:
+    """Where monitoring may ask, if anywhere."""
+    if at is None:
+        yield
+        return
+    async with exposed(Admin(environment.admin), at):
+        yield
 
 
 async def _serve(environment: Environment, bootstrap: Path, stop: asyncio.Event) -> int:

@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from atoll.gateway.ir import Endpoint
+from atoll.gateway.xds import metrics
 from atoll.host.processes import LOOPBACK, Slot
 
 __all__ = ["document", "write"]
 
-# Of Envoy's thousand series what somebody looks at: requests by operation, and how replicas are.
-_GATEWAY = (
-    r"^(atoll\.|server\.(live|uptime|memory_allocated)$|http\.atoll\.downstream_(cx|rq)_active$"
-    r"|cluster\..*\.(membership_(healthy|total)|upstream_rq_(active|retry|retry_overflow|pending_overflow)"
-    r"|upstream_cx_connect_fail|outlier_detection\.ejections_active)$)"
-)
-
 
 def document(replicas: Iterable[Slot], admin: Endpoint) -> list[dict[str, Any]]:
     """One entry for the gateway and one for each replica that runs atoll."""
-    gateway = {"service": "gateway", "__metrics_path__": "/stats/prometheus", "__param_filter": _GATEWAY}
+    gateway = {"service": "gateway", "__metrics_path__": "/stats/prometheus", "__param_filter": metrics.LOOKED_AT}
     found = [{"targets": [str(admin)], "labels": gateway}]
     for slot in sorted(replicas, key=lambda slot: slot.name):
         labels = {"service": slot.service, "replica": slot.name, "__metrics_path__": "/health/metrics"}

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.objects import Object, host, labels, named, selector
+from atoll.deploy.kubernetes.workloads import METRICS_PORT
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import BUS_PORT, database_name
 from atoll.provision.database import PORTS
@@ -57,7 +58,8 @@ def _gateway(plan: Plan) -> Object:
     """From everywhere at its one port; to those who answer requests, and to the bus."""
     reached = [one.name for one in plan.members if _answers(plan, one)]
     egress = [_to(plan, reached, APP_PORT), _to(plan, [BUS], BUS_PORT), *_traces(plan)]
-    return _policy(plan, GATEWAY, selector(plan, GATEWAY), ingress=[{"ports": _ports(plan.system.gateway.port)}], egress=egress)
+    ingress = [{"ports": _ports(plan.system.gateway.port)}, {"from": [_MONITORING], "ports": _ports(METRICS_PORT)}]
+    return _policy(plan, GATEWAY, selector(plan, GATEWAY), ingress=ingress, egress=egress)
 
 
 def _answers(plan: Plan, one: Part) -> bool:

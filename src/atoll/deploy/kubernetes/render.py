@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from atoll.deploy import observability
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.network import policies
 from atoll.deploy.kubernetes.objects import documents, host, named
@@ -49,6 +50,7 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         **{f"base/{name}": text for name, text in texts(plan).items()},
         "base/kustomization.yaml": base,
         **overlays(plan, told.images),
+        **observability.files(plan.system.name),
     }
 
 

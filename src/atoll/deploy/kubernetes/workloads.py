@@ -12,14 +12,14 @@ from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import BUS_PORT, database_name
 from atoll.provision.database import PORTS
 
-__all__ = ["bus", "database", "embedded", "gateway", "part"]
+__all__ = ["METRICS_PORT", "bus", "database", "embedded", "gateway", "part"]
 
 _GATEWAY_REPLICAS = 2
 _BUSY_PERCENT = 70
 _MOST_TIMES = 3
 _DATA = {"name": "data"}
 _SCRATCH = {"name": "data", "emptyDir": {}}
-_PROGRAM = ["python3", "-m", "atoll"]
+METRICS_PORT = 9902
 # A Service's list of pods reaches every node some seconds after a pod has begun to go; so long it takes what still comes.
 _LEAVING_S = 5
 
@@ -99,7 +99,7 @@ def _deployment(plan: Plan, one: Part, pod: Pod) -> Object:
     marked = labels(plan, one.name, one.kind)
     # Who scales says how many there are; a number here would undo it at each apply.
     strategy: dict[str, Any] = {"replicas": 1, "strategy": {"type": "Recreate"}} if _lasting(one) else {"strategy": _ROLLING}
-    template = pod.template(marked, _SCRAPED if one.kind != "simulator" else None)
+    template = pod.template(marked, _scraped(APP_PORT, "/health/metrics") if one.kind != "simulator" else None)
     spec = {**strategy, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, one.name)}
     return named("apps/v1 Deployment", host(one.name), marked, spec={**spec, "template": template})
 
@@ -107,7 +107,8 @@ def _deployment(plan: Plan, one: Part, pod: Pod) -> Object:
 _ROLLING = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
-_SCRAPED = {"prometheus.io/scrape": "true", "prometheus.io/port": str(APP_PORT), "prometheus.io/path": "/health/metrics"}
+def _scraped(port: int, path: str) -> dict[str, str]:
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": path}
 
 
 def _selecting(plan: Plan, name: str) -> Object:
@@ -154,13 +155,13 @@ def _service(plan: Plan, name: str, marked: Mapping[str, str], ports: Mapping[st
 def gateway(plan: Plan, image: str) -> list[Object]:
     """Two at least: it is the one way in. It finds replicas by the registry, at their pods' addresses."""
     marked, port = labels(plan, GATEWAY, "gateway"), plan.system.gateway.port
-    values = config(GATEWAY, marked, gateway_environment(plan))
-    ready = {"exec": {"command": [*_PROGRAM, "wait", "health", "--timeout", "0"]}, "timeoutSeconds": 5}
+    values = config(GATEWAY, marked, gateway_environment(plan, metrics_port=METRICS_PORT))
+    ready = {"httpGet": {"path": "/ready", "port": "metrics"}, "timeoutSeconds": 5}
     more = {
-        "ports": [{"name": "http", "containerPort": port}],
+        "ports": [{"name": "http", "containerPort": port}, {"name": "metrics", "containerPort": METRICS_PORT}],
         "envFrom": [{"configMapRef": {"name": values["metadata"]["name"]}}],
         "startupProbe": {**ready, "periodSeconds": 2, "failureThreshold": 60},
-        "readinessProbe": {**ready, "periodSeconds": 10, "failureThreshold": 2},
+        "readinessProbe": {**ready, "periodSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 10, "failureThreshold": 3},
         "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", f"import time; time.sleep({_LEAVING_S})"]}}},
     }
@@ -171,7 +172,12 @@ def gateway(plan: Plan, image: str) -> list[Object]:
     return [
         _account(GATEWAY, marked),
         values,
-        named("apps/v1 Deployment", GATEWAY, marked, spec={**spec, "template": pod.template(marked)}),
+        named(
+            "apps/v1 Deployment",
+            GATEWAY,
+            marked,
+            spec={**spec, "template": pod.template(marked, _scraped(METRICS_PORT, "/metrics"))},
+        ),
         _disruption(plan, GATEWAY, marked),
         _scaler(GATEWAY, marked, _GATEWAY_REPLICAS),
         _service(plan, GATEWAY, marked, {"http": port}),

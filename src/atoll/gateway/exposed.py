@@ -1,0 +1,54 @@
+"""What others may ask of Envoy's admin port: whether it is ready, and the metrics that somebody looks at. Nothing else of it.
+
+The admin port itself can stop Envoy and shows its configuration, so it listens inside its container only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from atoll.engines import envoy
+from atoll.gateway.admin import Admin
+from atoll.gateway.ir import Endpoint
+from atoll.telemetry.metrics import MEDIA_TYPE
+
+__all__ = ["exposed"]
+
+_ASKING_S = 5.0
+_HEAD_BYTES = 16 << 10
+
+
+@asynccontextmanager
+async def exposed(admin: Admin, at: Endpoint) -> AsyncIterator[None]:
+    """`GET /metrics` and `GET /ready` at that address, until the end of the block. Raises OSError when it is taken."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_ASKING_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_message(*await _answer(admin, head.split(b"\r\n")[0])))
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, at.host, at.port, limit=_HEAD_BYTES):
+        yield
+
+
+async def _answer(admin: Admin, line: bytes) -> tuple[str, bytes]:
+    words = line.split(b" ")
+    if len(words) != 3 or words[0] != b"GET":
+        return "405 Method Not Allowed", b"GET only\n"
+    if words[1] == b"/ready":
+        ready = await envoy.ready(admin.endpoint.host, admin.endpoint.port)
+        return ("200 OK", b"ready\n") if ready else ("503 Service Unavailable", b"Envoy is not ready\n")
+    if words[1] == b"/metrics":
+        found = await admin.metrics()
+        return ("503 Service Unavailable", b"Envoy does not answer\n") if found is None else ("200 OK", found)
+    return "404 Not Found", b"/metrics and /ready\n"
+
+
+def _message(status: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
