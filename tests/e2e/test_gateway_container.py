@@ -57,17 +57,18 @@ def provision(folder: Path, bus: ProvisionedBus) -> str:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, url: str) -> AsyncIterator[tuple[subprocess.Popen[str], int]]:
-    port, admin = free_port(), free_port()
+async def gateway(folder: Path, url: str) -> AsyncIterator[tuple[subprocess.Popen[str], int, int]]:
+    port, admin, monitored = free_port(), free_port(), free_port()
     told = {
         "ATOLL_BUS_URL": url,
         "ATOLL_GATEWAY_DIR": str(folder),
         "ATOLL_GATEWAY_PORT": str(port),
         "ATOLL_ENVOY_ADMIN": f"127.0.0.1:{admin}",
+        "ATOLL_GATEWAY_METRICS": f"127.0.0.1:{monitored}",
     }
     process = atoll("gateway", "run", told=told)
     try:
-        yield process, port
+        yield process, port, monitored
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -87,7 +88,7 @@ async def test_what_provision_announces_is_routed_also_after_the_controller_has_
     async with provisioned_bus(tmp_path / "bus", {"orders": ORDERS}) as bus, upstreams(tmp_path, "orders-1") as (upstream,):
         assert "contracts announced" in await asyncio.to_thread(provision, tmp_path, bus)
         assert await asyncio.to_thread(provision, tmp_path, bus) == "nothing to do\n"
-        async with gateway(tmp_path / "gateway", bus.url(GATEWAY)) as (process, port), httpx.AsyncClient() as http:
+        async with gateway(tmp_path / "gateway", bus.url(GATEWAY)) as (process, port, monitored), httpx.AsyncClient() as http:
             entry = replica(ORDERS, "orders-1", upstream.address, time.time())
             orders = JetStreamBus(bus.url("orders"), name="orders-1")
             await orders.start()
@@ -103,6 +104,8 @@ async def test_what_provision_announces_is_routed_also_after_the_controller_has_
                     return False
 
             await until(answered, 60)
+            assert (await http.get(f"http://127.0.0.1:{monitored}/ready")).status_code == 200
+            assert "envoy_server_live" in (await http.get(f"http://127.0.0.1:{monitored}/metrics", timeout=20)).text
             before = children(process.pid)
             os.kill(before["python"], signal.SIGKILL)
             assert await answered()

@@ -15,7 +15,8 @@ from atoll.provision.database import PORTS
 __all__ = ["METRICS_PORT", "bus", "database", "embedded", "gateway", "part"]
 
 _GATEWAY_REPLICAS = 2
-_BUSY_PERCENT = 70
+# Of the one core that a process may have, whatever it requests.
+_BUSY_CPU = "700m"
 _MOST_TIMES = 3
 _DATA = {"name": "data"}
 _SCRATCH = {"name": "data", "emptyDir": {}}
@@ -137,7 +138,7 @@ def _disruption(plan: Plan, name: str, marked: Mapping[str, str]) -> Object:
 
 
 def _scaler(name: str, marked: Mapping[str, str], least: int) -> Object:
-    target = {"type": "Utilization", "averageUtilization": _BUSY_PERCENT}
+    target = {"type": "AverageValue", "averageValue": _BUSY_CPU}
     spec = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
         "minReplicas": least,
