@@ -11,6 +11,7 @@ from tests.support.deployed import SHOP
 from tests.support.manifests import OVERLAYS, built
 from tests.support.system import RunningSystem, system
 
+PRICE_WITH_CURRENCY = "    sku: str\n    price: Decimal\n    currency: str\n"
 KUBERNETES = ("render", "kubernetes", "--environment", "containers")
 
 
@@ -65,3 +66,21 @@ def test_diff_shows_what_a_changed_manifest_would_change_and_writes_nothing(shop
     assert done.returncode == 1, done.stderr
     assert '+  ATOLL_SETTINGS: "{\\"vat_rate\\": \\"0.20\\"}"' in done.stdout.splitlines()
     assert (rendered / "base" / "orders.yaml").read_text() == before
+
+
+def test_a_contract_that_a_consumer_could_not_read_is_refused_by_its_name(shop: RunningSystem, rendered: Path) -> None:
+    source = shop.folder / "services" / "catalog" / "catalog" / "events.py"
+    text, accepted = source.read_text(), (shop.folder / "contracts" / "catalog.json").read_text()
+    before = (rendered / "base" / "provision" / "contracts" / "catalog.json").read_text()
+    source.write_text(text.replace(PRICE_WITH_CURRENCY, PRICE_WITH_CURRENCY.replace("    currency: str\n", "")))
+    try:
+        shop.must("contract", "accept", "catalog")
+        refused, shown = shop.run(*KUBERNETES), shop.run(*KUBERNETES, "--diff")
+    finally:
+        source.write_text(text)
+        (shop.folder / "contracts" / "catalog.json").write_text(accepted)
+    reason = "orders would break: of catalog, price_changed.currency is gone"
+    assert refused.returncode == 1
+    assert reason in refused.stderr
+    assert (shown.returncode, shown.stdout.splitlines()[0]) == (2, reason)
+    assert (rendered / "base" / "provision" / "contracts" / "catalog.json").read_text() == before

@@ -10,6 +10,7 @@ import click
 
 from atoll.cli.containers import environment_option, planned
 from atoll.cli.here import Here, here
+from atoll.errors import SystemMistake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,11 @@ _diff_option: Callable[[Any], Any] = click.option(
     "only_shown",
     is_flag=True,
     help="Write nothing; show what would change: 0 nothing, 1 something, 2 a consumer breaks.",
+)
+
+
+_anyway_option: Callable[[Any], Any] = click.option(
+    "--anyway", is_flag=True, help="Write also what a consumer could not read any more."
 )
 
 
@@ -42,8 +48,9 @@ def command() -> None:
 @_into("compose")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where the gateway's port is published.")
 @_diff_option
+@_anyway_option
 @here
-def compose(here: Here, environment: str, into: Path | None, address: str, only_shown: bool) -> int:
+def compose(here: Here, environment: str, into: Path | None, address: str, only_shown: bool, anyway: bool) -> int:
     """A Compose file, what it mounts, and secrets that are not there yet.
 
     Then `docker compose up -d` in that folder starts the system; `atoll build` makes its images.
@@ -58,6 +65,8 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
     texts = render(plan, Told(_references(plan), numbers, address))
     if only_shown:
         return _show(folder, texts)
+    if not anyway:
+        _check(folder, texts)
     _write(folder, texts, plan, lambda keeper: secret_files(plan, keeper))
     return 0
 
@@ -66,8 +75,9 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
 @environment_option
 @_into("kubernetes")
 @_diff_option
+@_anyway_option
 @here
-def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool) -> int:
+def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool, anyway: bool) -> int:
     """Manifests: a kustomize base, overlays (dev, production, operators), and secrets for dev that are not there yet.
 
     Then `kubectl apply -k overlays/dev` in that folder; `atoll build --push` makes the images.
@@ -82,6 +92,8 @@ def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool
     texts = render(plan, Told(_references(plan)))
     if only_shown:
         return _show(folder, texts)
+    if not anyway:
+        _check(folder, texts)
 
     def secrets(keeper: Keeper) -> dict[str, str]:
         return {**secret_files(plan, replace(keeper, host=host)), "kustomization.yaml": secret_generators(plan)}
@@ -121,6 +133,16 @@ def _retired(secrets: Path, contracts: Iterable[str]) -> set[str]:
     configuration = secrets / "nats" / "nats.conf"
     before = accounts(configuration.read_text()) if configuration.exists() else set()
     return before - {account(name) for name in contracts}
+
+
+def _check(folder: Path, texts: Mapping[str, str]) -> None:
+    """Raises SystemMistake that names every consumer that would break for good."""
+    from atoll.deploy.changes import changes
+    from atoll.deploy.files import read_rendered
+
+    if broken := changes(read_rendered(folder, texts), texts).refused:
+        hint = "let the consumer need less, or publish what it needs beside it; --anyway writes it all the same"
+        raise SystemMistake("nothing is rendered:\n" + "\n".join(broken), hint=hint)
 
 
 def _show(folder: Path, texts: Mapping[str, str]) -> int:

@@ -19,14 +19,21 @@ _CONTRACTS = "provision/contracts"
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Lines. `broken`: consumers that could not read what is published then, and what of it."""
+    """Lines. `refused`: consumers that could not read what is published then, and what of it; `passing`: those that could not
+    until they are replaced.
+    """
 
-    broken: tuple[str, ...]
+    refused: tuple[str, ...]
+    passing: tuple[str, ...]
     contracts: tuple[str, ...]
     files: tuple[str, ...]
 
     def __str__(self) -> str:
         return "\n".join((*self.broken, *self.contracts, *self.files))
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        return (*self.refused, *self.passing)
 
     @property
     def any(self) -> bool:
@@ -36,7 +43,8 @@ class Changes:
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Changes:
     """Between two times of rendering, by path. Raises SystemMistake for a contract that can't be read."""
     old, new = _contracts(before), _contracts(after)
-    return Changes(tuple(_broken(old, new)), tuple(_said(old, new)), tuple(_lines(before, after)))
+    refused = tuple(_refused(old, new))
+    return Changes(refused, tuple(_passing(old, new)), tuple(_said(old, new)), tuple(_lines(before, after)))
 
 
 def _contracts(files: Mapping[str, str]) -> dict[str, Contract]:
@@ -48,18 +56,23 @@ def _holds_contract(path: str) -> bool:
     return path.endswith(".json") and str(PurePosixPath(path).parent).endswith(_CONTRACTS)
 
 
-def _broken(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[str]:
-    """Consumers that come with it, and those that run now: they read the new events until they are replaced."""
+def _refused(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[str]:
+    """Consumers that come with it, or stay."""
     for name, publisher in new.items():
         for consumer, contract in new.items():
-            faults = unreadable(publisher, contract)
-            yield from (f"{consumer} would break: of {name}, {fault}" for fault in faults)
-            if consumer in old and not faults and name != consumer:
+            yield from (f"{consumer} would break: of {name}, {fault}" for fault in unreadable(publisher, contract))
+    for name in sorted(old.keys() - new.keys()):
+        takers = [consumer for consumer, one in new.items() if name in one.sources]
+        yield from (f"{consumer} would break: {name} is gone, and it consumes its events" for consumer in takers)
+
+
+def _passing(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[str]:
+    """Consumers that run now read the new events until they are replaced."""
+    for name, publisher in new.items():
+        for consumer in sorted(old.keys() & new.keys() - {name}):
+            if not unreadable(publisher, new[consumer]):
                 still = unreadable(publisher, old[consumer])
                 yield from (f"{consumer} would break until it is replaced: of {name}, {fault}" for fault in still)
-    for name in old.keys() - new.keys():
-        takers = sorted(consumer for consumer, one in new.items() if name in one.sources)
-        yield from (f"{consumer} would break: {name} is gone, and it consumes its events" for consumer in takers)
 
 
 def _said(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[str]:
