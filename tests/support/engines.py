@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,20 +63,26 @@ async def nats_server(folder: Path, text: str = _OPEN, port: int = 0) -> AsyncIt
         server.process.stop()
 
 
+def backwards(user: str) -> str:
+    return user[::-1]
+
+
 @dataclass
 class ProvisionedBus:
-    """A server provisioned for a set of contracts; every user's password is its name, backwards."""
+    """A server provisioned for a set of contracts; every user's password is its name, backwards, or what `password` says."""
 
     server: NatsServer
     administrator: Administrator
+    password: Callable[[str], str] = backwards
 
     def url(self, user: str) -> str:
-        return self.server.url(user, user[::-1])
+        return self.server.url(user, self.password(user))
 
     def changed(self, contracts: Mapping[str, Contract]) -> Administrator:
         """The administrator for another set of contracts."""
         plan = BusPlan.of(contracts)
-        self.administrator = Administrator(plan, self.administrator.server, {user: user[::-1] for user in users(plan)})
+        passwords = {user: self.password(user) for user in users(plan)}
+        self.administrator = Administrator(plan, self.administrator.server, passwords)
         return self.administrator
 
     async def apply(self) -> Made:
@@ -84,10 +90,13 @@ class ProvisionedBus:
 
 
 @asynccontextmanager
-async def provisioned_bus(folder: Path, contracts: Mapping[str, Contract]) -> AsyncIterator[ProvisionedBus]:
+async def provisioned_bus(
+    folder: Path, contracts: Mapping[str, Contract], password: Callable[[str], str] = backwards
+) -> AsyncIterator[ProvisionedBus]:
     """A real server as provision makes it."""
     plan, port = BusPlan.of(contracts), free_port()
-    administrator = Administrator(plan, BusServer("test", port, folder / "store"), {user: user[::-1] for user in users(plan)})
+    passwords = {user: password(user) for user in users(plan)}
+    administrator = Administrator(plan, BusServer("test", port, folder / "store"), passwords)
     async with nats_server(folder, configuration(plan, administrator.server, administrator.passwords), port) as server:
         await administrator.make()
-        yield ProvisionedBus(server, administrator)
+        yield ProvisionedBus(server, administrator, password)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from atoll.bus import nkeys
 from atoll.bus.ports import MAX_PAYLOAD_BYTES, Message
 from atoll.errors import Bug, BusOutage, SystemMistake
 
@@ -38,7 +39,7 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where the bus is and as whom to enter. How to enter (TLS, nkeys) will stand here too."""
+    """Where the bus is and as whom to enter. How to enter over TLS will stand here too."""
 
     host: str
     port: int
@@ -52,6 +53,12 @@ class Endpoint(msgspec.Struct, frozen=True):
         if parts.scheme != "nats" or not parts.hostname:
             raise SystemMistake(f"{parts.scheme or 'this'} is not a bus URL", hint="nats://user:password@host:port")
         return cls(parts.hostname, parts.port or 4222, unquote(parts.username or ""), unquote(parts.password or ""))
+
+    def proof(self, nonce: str) -> dict[str, str]:
+        """That it is this user: name and password; or, where that is an nkey's seed, a signature, and the seed stays here."""
+        if nkeys.is_seed(self.password):
+            return {"nkey": nkeys.public(self.password), "sig": nkeys.signature(self.password, nonce)}
+        return {"user": self.user, "pass": self.password} if self.user else {}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -250,8 +257,7 @@ class Wire:
             "verbose": False, "pedantic": False, "lang": "python-atoll", "version": "1", "protocol": 1,
             "headers": True, "no_responders": True, "name": self.name,
         }  # fmt: skip
-        if self.endpoint.user:
-            options |= {"user": self.endpoint.user, "pass": self.endpoint.password}
+        options |= self.endpoint.proof(str(info.get("nonce", "")))
         lines = [b"CONNECT ", json.dumps(options).encode(), _END]
         lines += [b"SUB %s %s\r\n" % (subject, sid) for sid, subject in self._subjects.items()]
         connection.write(b"".join([*lines, b"PING\r\n"]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from atoll.bus import nkeys
 from atoll.bus.jetstream import information
 from atoll.bus.ports import MAX_PAYLOAD_BYTES
 from atoll.system.plan import AUTH, BusPlan, BusService
@@ -207,7 +208,12 @@ def _own_registry_keys(service: str) -> list[str]:
 
 def _user(name: str, passwords: Mapping[str, str], allowed: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
     permissions = {"permissions": {verb: {"allow": subjects} for verb, subjects in allowed.items()}} if allowed else {}
-    return {"user": name, "password": passwords[name], **permissions}
+    return {**_known_by(name, passwords[name]), **permissions}
+
+
+def _known_by(name: str, password: str) -> dict[str, str]:
+    """Of an nkey, the bus needs its public half only."""
+    return {"nkey": nkeys.public(password)} if nkeys.is_seed(password) else {"user": name, "password": password}
 
 
 def _block(entries: Mapping[str, Any], indent: str = "") -> Iterator[str]:
