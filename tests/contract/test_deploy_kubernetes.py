@@ -146,7 +146,9 @@ def references(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def test_only_dev_holds_secrets_and_no_config_map_does(shop: dict[str, Objects]) -> None:
     assert [overlay for overlay, objects in shop.items() if by_name(objects, "Secret")] == ["dev"]
     for objects in shop.values():
-        assert "<bus." not in repr(list(by_name(objects, "ConfigMap").values()))
+        maps = by_name(objects, "ConfigMap")
+        assert "nkey:" in maps["nats"]["data"]["nats.conf"]
+        assert not re.search(r"\bSU[A-Z2-7]{56}\b|password:", repr(list(maps.values())))
 
 
 def test_a_gateway_that_ends_waits_until_nobody_is_sent_to_it_and_then_drains(shop: dict[str, Objects]) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from atoll.bus.jetstream import JetStreamBus
+from atoll.bus.ports import Message
+from atoll.errors import BusOutage
 from tests.support.deployed import SHOP
+from tests.support.engines import nats_server
 from tests.support.manifests import OVERLAYS, built
+from tests.support.ports import free_port
 from tests.support.system import RunningSystem, system
 
 PRICE_WITH_CURRENCY = "    sku: str\n    price: Decimal\n    currency: str\n"
@@ -43,9 +53,9 @@ def test_every_overlay_is_built_by_kustomize(rendered: Path) -> None:
 
 
 def test_what_is_rendered_again_stays_as_it_is(shop: RunningSystem, rendered: Path) -> None:
-    before = (rendered / "secrets" / "nats" / "nats.conf").read_text()
+    before = (rendered / "base" / "nats" / "nats.conf").read_text()
     assert shop.must(*KUBERNETES) == ""
-    assert (rendered / "secrets" / "nats" / "nats.conf").read_text() == before
+    assert (rendered / "base" / "nats" / "nats.conf").read_text() == before
 
 
 def test_secrets_can_be_read_by_nobody_else(rendered: Path) -> None:
@@ -84,3 +94,37 @@ def test_a_contract_that_a_consumer_could_not_read_is_refused_by_its_name(shop: 
     assert reason in refused.stderr
     assert (shown.returncode, shown.stdout.splitlines()[0]) == (2, reason)
     assert (rendered / "base" / "provision" / "contracts" / "catalog.json").read_text() == before
+
+
+def test_diff_needs_no_secrets_as_in_ci(shop: RunningSystem, rendered: Path, tmp_path: Path) -> None:
+    shutil.copytree(rendered, tmp_path / "checkout", ignore=shutil.ignore_patterns("secrets"))
+    done = shop.run(*KUBERNETES, "-o", str(tmp_path / "checkout"), "--diff")
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+    assert "nats.conf is not compared" in done.stderr
+    assert not (tmp_path / "checkout" / "secrets").exists()
+
+
+async def test_the_rendered_bus_and_secrets_let_provision_and_services_in(rendered: Path, tmp_path: Path) -> None:
+    """A real nats-server and `atoll provision` with the rendered files; only addresses and folders are this machine's."""
+    port = free_port()
+    text = (rendered / "base" / "nats" / "nats.conf").read_text()
+    text = text.replace("0.0.0.0:4222", f"127.0.0.1:{port}").replace('"/data"', f'"{tmp_path / "store"}"')
+    async with nats_server(tmp_path / "nats", text, port):
+        told = {
+            "ATOLL_PROVISION_DIR": str(rendered / "base" / "provision"),
+            "ATOLL_BUS_ADDRESS": f"127.0.0.1:{port}",
+            "ATOLL_BUS_USERS_FILE": str(rendered / "secrets" / "provision" / "bus_users"),
+        }
+        command = [sys.executable, "-m", "atoll", "provision"]
+        done = await asyncio.to_thread(
+            subprocess.run, command, env={**os.environ, **told}, capture_output=True, text=True, timeout=90
+        )
+        assert "contracts announced" in done.stdout, done.stderr
+        url = (rendered / "secrets" / "orders" / "bus_url").read_text().replace("@nats:4222", f"@127.0.0.1:{port}")
+        orders = JetStreamBus(url)
+        await orders.start()
+        assert await orders.wait_connected(5)
+        await orders.publish([Message("event.orders.order_placed.0", b"", b"placed")])
+        with pytest.raises(BusOutage):
+            await orders.publish([Message("event.catalog.price_changed.0", b"", b"forged")], timeout_s=1)
+        await orders.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from atoll.bus import nkeys
 from atoll.deploy.files import write, write_secrets
 from atoll.deploy.kubernetes import Told, host, render, secret_generators
 from atoll.deploy.plan import Plan
-from atoll.deploy.secrets import Keeper, given_names, secret_files
+from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, given_names, secret_files
 
 OVERLAYS = ("dev", "production", "operators")
 _TIMEOUT_S = 60.0
@@ -22,14 +24,25 @@ _TIMEOUT_S = 60.0
 def told(plan: Plan) -> Told:
     """Tags hold digests of all sources, so here they hold none."""
     names = [*(part.name for part in plan.parts), "gateway", "nats", "provision", *plan.database_kinds]
-    return Told({name: f"shop/{name}:1.0.0-0123456789ab" for name in names})
+    bus = secret_files(plan, keeper(plan))[BUS_CONFIGURATION]
+    return Told({name: f"shop/{name}:1.0.0-0123456789ab" for name in names}, bus)
+
+
+def keeper(plan: Plan) -> Keeper:
+    """Secrets that everybody can guess, and seeds of the bus made of them."""
+
+    def password(name: str) -> str:
+        return nkeys.seed(hashlib.sha256(name.encode()).digest()) if name.startswith(OF_BUS) else f"<{name}>"
+
+    return Keeper(password, dict.fromkeys(given_names(plan), "given"), host=host)
 
 
 def written(plan: Plan, folder: Path) -> None:
     """All files, and secrets that everybody can guess."""
     write(folder, render(plan, told(plan)))
-    keeper = Keeper(lambda name: f"<{name}>", dict.fromkeys(given_names(plan), "given"), host=host)
-    write_secrets(folder / "secrets", {**secret_files(plan, keeper), "kustomization.yaml": secret_generators(plan)})
+    secrets = secret_files(plan, keeper(plan))
+    del secrets[BUS_CONFIGURATION]
+    write_secrets(folder / "secrets", {**secrets, "kustomization.yaml": secret_generators(plan)})
 
 
 def built(folder: Path, overlay: str) -> list[dict[str, Any]]:

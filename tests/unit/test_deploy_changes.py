@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,9 @@ def test_a_service_that_goes_names_those_who_consume_its_events(shop: Plan) -> N
 
 
 def test_a_new_image_is_one_line_of_one_file(shop: Plan) -> None:
-    images = manifests.told(shop).images
-    later = {**images, "orders": "shop/orders:1.1.0-ba9876543210"}
-    found = changes(for_kubernetes(shop), render_kubernetes(shop, type(manifests.told(shop))(later)))
+    told = manifests.told(shop)
+    later = replace(told, images={**told.images, "orders": "shop/orders:1.1.0-ba9876543210"})
+    found = changes(for_kubernetes(shop), render_kubernetes(shop, later))
     assert (found.broken, found.contracts) == ((), ())
     changed = [line.strip() for line in found.files if line[0] in "+-"]
     assert changed == [

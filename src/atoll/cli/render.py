@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from atoll.deploy.plan import Plan
-    from atoll.deploy.secrets import Keeper
+    from atoll.provision.secrets import Secrets
 
 __all__ = ["command"]
 
+_KEPT = "passwords.json"
 _diff_option: Callable[[Any], Any] = click.option(
     "--diff",
     "only_shown",
@@ -56,8 +57,9 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
     Then `docker compose up -d` in that folder starts the system; `atoll build` makes its images.
     """
     from atoll.deploy.compose import Told, cells, render
-    from atoll.deploy.files import read_numbers
-    from atoll.deploy.secrets import secret_files
+    from atoll.deploy.files import read_given, read_numbers
+    from atoll.deploy.secrets import BUS_CONFIGURATION, Keeper, secret_files
+    from atoll.provision.secrets import Secrets
 
     plan = planned(here, environment)
     folder = into or here.folder / "deploy" / "compose"
@@ -67,7 +69,9 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
         return _show(folder, texts)
     if not anyway:
         _check(folder, texts)
-    _write(folder, texts, plan, lambda keeper: secret_files(plan, keeper))
+    secrets = folder / "secrets"
+    kept, retired = Secrets(secrets / _KEPT), _retired(secrets / BUS_CONFIGURATION, plan.contracts)
+    _write(folder, texts, secret_files(plan, Keeper(kept.of, read_given(secrets / "given"), retired)), kept)
     return 0
 
 
@@ -82,24 +86,33 @@ def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool
 
     Then `kubectl apply -k overlays/dev` in that folder; `atoll build --push` makes the images.
     """
-    from dataclasses import replace
-
-    from atoll.deploy.kubernetes import Told, host, render, secret_generators
-    from atoll.deploy.secrets import secret_files
+    from atoll.deploy.files import read_given
+    from atoll.deploy.kubernetes import BUS_FILE, Told, host, render, secret_generators
+    from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, given_names, secret_files
+    from atoll.provision.secrets import Secrets
 
     plan = planned(here, environment)
     folder = into or here.folder / "deploy" / "kubernetes"
-    texts = render(plan, Told(_references(plan)))
+    kept, given = Secrets(folder / "secrets" / _KEPT), read_given(folder / "secrets" / "given")
+
+    def password(name: str) -> str:
+        return kept.seed(name) if name.startswith(OF_BUS) else kept.of(name)
+
+    # What would change can be seen without secrets, as in CI.
+    given = dict.fromkeys(given_names(plan), "") | given if only_shown else given
+    secrets = secret_files(plan, Keeper(password, given, _retired(folder / BUS_FILE, plan.contracts), host))
+    texts = render(plan, Told(_references(plan), secrets.pop(BUS_CONFIGURATION)))
     if only_shown:
-        return _show(folder, texts)
+        return _show(folder, texts if (folder / "secrets" / _KEPT).exists() else _without(texts, BUS_FILE))
     if not anyway:
         _check(folder, texts)
-
-    def secrets(keeper: Keeper) -> dict[str, str]:
-        return {**secret_files(plan, replace(keeper, host=host)), "kustomization.yaml": secret_generators(plan)}
-
-    _write(folder, texts, plan, secrets)
+    _write(folder, texts, {**secrets, "kustomization.yaml": secret_generators(plan)}, kept)
     return 0
+
+
+def _without(texts: Mapping[str, str], name: str) -> dict[str, str]:
+    click.echo(f"{name} is not compared: the keys of its users are not here", err=True)
+    return {one: text for one, text in texts.items() if one != name}
 
 
 def _references(plan: Plan) -> dict[str, str]:
@@ -110,27 +123,21 @@ def _references(plan: Plan) -> dict[str, str]:
     return {name: reference(image, plan, found) for name, image in images(plan, found).items()}
 
 
-def _write(folder: Path, texts: Mapping[str, str], plan: Plan, made: Callable[[Keeper], dict[str, str]]) -> None:
-    """Secrets first: without those that an operator has to give, nothing is written."""
-    from atoll.deploy.files import read_given, write, write_secrets
-    from atoll.deploy.secrets import Keeper
-    from atoll.provision.secrets import Secrets
+def _write(folder: Path, texts: Mapping[str, str], secrets: Mapping[str, str], kept: Secrets) -> None:
+    """Secrets first: a file that names one never comes before it."""
+    from atoll.deploy.files import write, write_secrets
 
-    secrets = folder / "secrets"
-    secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = Secrets(secrets / "passwords.json")
-    files = made(Keeper(kept.of, read_given(secrets / "given"), _retired(secrets, plan.contracts)))
+    (folder / "secrets").mkdir(parents=True, exist_ok=True, mode=0o700)
     kept.save()
-    write_secrets(secrets, files)
+    write_secrets(folder / "secrets", secrets)
     for name in write(folder, texts):
         click.echo(f"{folder / name} is written")
 
 
-def _retired(secrets: Path, contracts: Iterable[str]) -> set[str]:
+def _retired(configuration: Path, contracts: Iterable[str]) -> set[str]:
     """The bus accounts of services that are no more: they stay, with their streams."""
     from atoll.provision.nats import account, accounts
 
-    configuration = secrets / "nats" / "nats.conf"
     before = accounts(configuration.read_text()) if configuration.exists() else set()
     return before - {account(name) for name in contracts}
 

@@ -15,9 +15,21 @@ from atoll.provision import nats
 from atoll.provision.database import PORTS
 from atoll.system.plan import AUTH
 
-__all__ = ["BUS_PORT", "Keeper", "account_variables", "database_name", "given_names", "secret_files"]
+__all__ = [
+    "BUS_CONFIGURATION",
+    "BUS_PORT",
+    "OF_BUS",
+    "Keeper",
+    "account_variables",
+    "database_name",
+    "given_names",
+    "secret_files",
+]
 
 BUS_PORT = 4222
+BUS_CONFIGURATION = f"{BUS}/nats.conf"
+OF_BUS = "bus."
+"""What the names of secrets begin with that belong to users of the bus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +62,12 @@ def secret_files(plan: Plan, keeper: Keeper) -> dict[str, str]:
         raise SystemMistake(
             f"these secrets are missing: {lines}", hint="write each one into a file of that name in secrets/given/"
         )
-    bus = {user: keeper.password(f"bus.{user}") for user in nats.users(plan.bus)}
+    bus = {user: keeper.password(f"{OF_BUS}{user}") for user in nats.users(plan.bus)}
     server = nats.BusServer(plan.system.name, BUS_PORT, Path("/data"), BUS, sync_always=plan.system.bus.sync_always)
     listening = nats.BusServer(server.name, BUS_PORT, server.store, "0.0.0.0", sync_always=server.sync_always)
     administrators = {user: password for user, password in bus.items() if nats.administers(user)}
     found = {
-        f"{BUS}/nats.conf": nats.configuration(plan.bus, listening, bus, keeper.retired),
+        BUS_CONFIGURATION: nats.configuration(plan.bus, listening, bus, keeper.retired),
         f"{GATEWAY}/bus_url": server.url(nats.GATEWAY, bus[nats.GATEWAY]),
         f"{PROVISION}/bus_users": json.dumps(administrators, indent=1, sort_keys=True),
         f"{AUTH}/auth_operator_secret": keeper.password("auth.operator"),

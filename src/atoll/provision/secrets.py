@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from atoll.bus import nkeys
+
 __all__ = ["Secrets"]
 
 
@@ -25,6 +27,13 @@ class Secrets:
         """URL-safe text of 192 random bits, the same at every start."""
         if name not in self._by_name:
             self._by_name[name] = secrets.token_hex(24)
+            self._changed = True
+        return self._by_name[name]
+
+    def seed(self, name: str) -> str:
+        """Of a user of the bus who signs, the same at every start. What was a password before is one no more."""
+        if not nkeys.is_seed(self._by_name.get(name, "")):
+            self._by_name[name] = nkeys.seed()
             self._changed = True
         return self._by_name[name]
 

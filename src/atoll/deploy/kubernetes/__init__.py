@@ -5,6 +5,6 @@ runs once), `overlays`; `render` puts them together. Read `objects` first.
 """
 
 from atoll.deploy.kubernetes.objects import host
-from atoll.deploy.kubernetes.render import Told, render, secret_generators
+from atoll.deploy.kubernetes.render import BUS_FILE, Told, render, secret_generators
 
-__all__ = ["Told", "host", "render", "secret_generators"]
+__all__ = ["BUS_FILE", "Told", "host", "render", "secret_generators"]

@@ -13,20 +13,22 @@ from atoll.deploy.kubernetes.overlays import kustomization, overlays
 from atoll.deploy.kubernetes.provisioning import generators, job, texts
 from atoll.deploy.kubernetes.workloads import bus, gateway, part
 from atoll.deploy.plan import Plan
-from atoll.deploy.secrets import Keeper, given_names, secret_files
+from atoll.deploy.secrets import BUS_CONFIGURATION, Keeper, given_names, secret_files
 from atoll.errors import SystemMistake
 
-__all__ = ["Told", "render", "secret_generators"]
+__all__ = ["BUS_FILE", "Told", "render", "secret_generators"]
 
 
+BUS_FILE = f"base/{BUS_CONFIGURATION}"
 _TAKEN = (BUS, GATEWAY, PROVISION, "namespace", "network", "kustomization")
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """`images` are references by name."""
+    """`images` are references by name; `bus` is the text of nats.conf, which holds public keys only."""
 
     images: Mapping[str, str]
+    bus: str
 
 
 def render(plan: Plan, told: Told) -> dict[str, str]:
@@ -41,17 +43,25 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         **{host(one.name): part(plan, one, told.images[one.name]) for one in plan.parts},
     }
     base = kustomization(
-        namespace=plan.system.name, resources=[f"{name}.yaml" for name in files], configMapGenerator=generators(plan)
+        namespace=plan.system.name,
+        resources=[f"{name}.yaml" for name in files],
+        configMapGenerator=[_bus_generator(), *generators(plan)],
     )
     return {
         ".gitignore": "/secrets/\n",
         "SECRETS.md": _wanted(plan),
         **{f"base/{name}.yaml": documents(objects) for name, objects in files.items()},
+        BUS_FILE: told.bus,
         **{f"base/{name}": text for name, text in texts(plan).items()},
         "base/kustomization.yaml": base,
         **overlays(plan, told.images),
         **observability.files(plan.system.name),
     }
+
+
+def _bus_generator() -> dict[str, object]:
+    """Its name stays: the bus reads it anew without being started anew."""
+    return {"name": BUS, "files": [BUS_CONFIGURATION], "options": {"disableNameSuffixHash": True}}
 
 
 def secret_generators(plan: Plan) -> str:
@@ -81,7 +91,8 @@ def _secrets(plan: Plan) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in secret_files(plan, Keeper(str, dict.fromkeys(given_names(plan), ""))):
         name, _, file = path.partition("/")
-        found.setdefault(name, []).append(file)
+        if path != BUS_CONFIGURATION:
+            found.setdefault(name, []).append(file)
     return found
 
 
@@ -92,9 +103,9 @@ def _wanted(plan: Plan) -> str:
 # Secrets of {plan.system.name}
 
 Rendered by atoll. No manifest holds a secret: each pod mounts the Secret of its own name, whoever makes it. `overlays/dev`
-makes them of the files in `secrets/`; elsewhere put the same files where your cluster's secrets come from. `nats.conf`
-changes with the contracts. Secrets of a `…-database` are for `overlays/dev`; of those, `overlays/operators` needs the
-`database_password` of a MongoDB, and makes every `database_url` itself.
+makes them of the files in `secrets/`; elsewhere put the same files where your cluster's secrets come from. Passwords of the
+bus are seeds of nkeys, whose public halves are in `base/nats/nats.conf`. Secrets of a `…-database` are for `overlays/dev`; of
+those, `overlays/operators` needs the `database_password` of a MongoDB, and makes every `database_url` itself.
 
 | Secret | keys |
 | --- | --- |

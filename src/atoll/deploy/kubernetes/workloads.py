@@ -189,7 +189,7 @@ def bus(plan: Plan, image: str) -> list[Object]:
     """One server with a volume. docs/decisions/0014-kubernetes.md says what three would need."""
     marked = labels(plan, BUS, "bus")
     more = {"ports": [{"name": "nats", "containerPort": BUS_PORT}], **_server_probes("nats", {"tcpSocket": {"port": "nats"}})}
-    configuration = {"name": "configuration", "secret": {"secretName": BUS, "defaultMode": 0o440}}
+    configuration = {"name": "configuration", "configMap": {"name": BUS}}
     container = Container(BUS, image, 512, "250m", more)
     pod = Pod(BUS, container, volumes={"/etc/nats": configuration, "/data": _DATA}, secret="", grace_s=30)
     return [
