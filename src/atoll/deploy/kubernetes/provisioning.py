@@ -20,6 +20,8 @@ _WAIT_S = 600
 # A changed Secret reaches the bus's volume within a minute or so; what is asked for before is tried again, after ever longer.
 _TRIES = 10
 _NIGHTLY = "17 3 * * *"
+# Long enough for somebody to read why one failed. A Job that comes again does what was done already.
+_KEPT_S = 7 * 86_400
 
 
 def texts(plan: Plan) -> dict[str, str]:
@@ -40,7 +42,7 @@ def job(plan: Plan, image: str) -> list[Object]:
     """Its name has a digest of all that it is told: what is new is a new Job, and what is not runs no second time."""
     marked = labels(plan, PROVISION, PROVISION)
     template = {"metadata": {"labels": marked}, "spec": _pod(plan, image)}
-    once = {"backoffLimit": _TRIES, "template": template}
+    once = {"backoffLimit": _TRIES, "ttlSecondsAfterFinished": _KEPT_S, "template": template}
     nightly = {
         "schedule": _NIGHTLY,
         "concurrencyPolicy": "Forbid",
