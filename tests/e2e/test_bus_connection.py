@@ -33,6 +33,7 @@ async def test_a_server_that_stops_answering_is_left_and_found_again(server: Nat
     assert await bus.wait_connected(5)
 
     os.kill(server.process.pid, signal.SIGSTOP)
+    await until(lambda: "State:\tT" in Path(f"/proc/{server.process.pid}/status").read_text())
     waiting = asyncio.create_task(bus.request("nobody", timeout_s=60))
     with pytest.raises(BusOutage):
         await waiting
