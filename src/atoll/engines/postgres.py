@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 from atoll.engines import process
@@ -82,6 +84,8 @@ _SINCE = {
     16: "scram_iterations = 256\n",
     18: "io_method = sync\n",
 }
+_LOCATION = "location"  # in `Settings.data`: where the cluster lies when it is not there
+_log = logging.getLogger("atoll.engines")
 _ACCESS = """# Made by atoll: passwords only, from this machine only.
 local all all scram-sha-256
 host  all all 127.0.0.1/32 scram-sha-256
@@ -122,9 +126,12 @@ def version(binary: Path) -> str:
 def prepare(binary: Path, settings: Settings) -> Path:
     """Makes the cluster when there is none; its folder. Blocking, a tenth of a second; idempotent, also after a crash.
 
-    Raises EngineOutage: another major version's data, or the template can't be made.
+    Below the base lies, when somebody has removed `settings.data`, what belonged to it: with its passwords gone nobody can
+    open it, so it is set aside. Raises EngineOutage: another major version's data, or the template can't be made.
     """
     place = folder(settings)
+    if place != settings.data and not (settings.data / _LOCATION).exists():
+        _set_aside(place)
     if (place / "PG_VERSION").exists():
         _check_major(binary, place)
         _disown_locks(place)
@@ -132,9 +139,17 @@ def prepare(binary: Path, settings: Settings) -> Path:
     template = _template(binary, settings)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     if place != settings.data:
-        (settings.data / "location").write_text(f"{place}\n")
+        (settings.data / _LOCATION).write_text(f"{place}\n")
     _copy(template, place)
     return place
+
+
+def _set_aside(place: Path) -> None:
+    if not (place / "PG_VERSION").exists():
+        return
+    former = next(one for number in count(1) if not (one := place.with_name(f"{place.name}.former-{number}")).exists())
+    place.rename(former)
+    _log.warning("a system that was removed from here has left a PostgreSQL cluster: it is kept as %s", former)
 
 
 def command(binary: Path, settings: Settings, log: Path) -> Command:
@@ -164,7 +179,7 @@ async def ready(settings: Settings) -> bool:
 def folder(settings: Settings) -> Path:
     """Where the cluster lies: in `settings.data`, or below the base when the other user couldn't reach that."""
     with contextlib.suppress(OSError):
-        return Path((settings.data / "location").read_text().strip())
+        return Path((settings.data / _LOCATION).read_text().strip())
     if _user() is None or _reaches(settings.data):
         return settings.data
     return _base(settings) / hashlib.sha256(str(settings.data.resolve()).encode()).hexdigest()[:16]
