@@ -25,6 +25,9 @@ TESTS = "cold+event,load,faults,finale"
 
 
 def main() -> int:
+    if sys.argv[1:]:
+        print(__doc__)
+        return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
     harness = Path(os.environ.get("PEERS", ROOT.parent / "shared" / "peers"))
     if not (harness / "bench.py").is_file():
         print(f"the peers' harness is not in {harness}: set PEERS to the folder that holds bench.py")
