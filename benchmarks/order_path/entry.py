@@ -114,6 +114,8 @@ def in_order(procs: dict[str, dict]) -> dict[str, dict]:  # type: ignore[type-ar
 def dsn(database: str, service: str) -> str:
     if database == "sqlite":
         return f"sqlite:{SYSTEM}/.atoll/data/{service}/{service}.sqlite"
+    if not SYSTEM.is_dir():
+        return ""  # `prepare` makes it, and asks again
     answer = subprocess.run([ATOLL, "env", service, "--json"], cwd=SYSTEM, capture_output=True, text=True)
     return json.loads(answer.stdout)["ATOLL_DATABASE_URL"] if answer.returncode == 0 else ""
 
