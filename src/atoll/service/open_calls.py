@@ -101,8 +101,11 @@ class OpenCalls:
     async def talk(self, principal: Principal, call: StreamingCall) -> None:
         """The same for an application's WebSocket, which is closed with 4401."""
         socket = _Socket(call.send)
-        with self.open(principal, call.scope, socket.end):
-            await call.respond(call.scope, call.receive, socket.pass_on)
+        try:
+            with self.open(principal, call.scope, socket.end):
+                await call.respond(call.scope, call.receive, socket.pass_on)
+        finally:
+            await socket.closed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,11 @@ class _Socket:
         self._ended = True
         if self._accepted:
             self._closing = asyncio.create_task(self._close())
+
+    async def closed(self) -> None:
+        """A close that was begun is sent."""
+        if self._closing is not None:
+            await asyncio.wait({self._closing})
 
     async def pass_on(self, message: Any) -> None:
         """Raises OSError when nobody hears it any more."""

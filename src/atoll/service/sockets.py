@@ -62,6 +62,8 @@ class SocketEndpoint:
             await line.fail(error)
         else:
             await line.end()
+        finally:
+            await line.closed()
 
     async def _talk(self, call: Call, line: _Line) -> None:
         call.principal = caller(self.operation, call.scope, self._verify)
@@ -132,6 +134,11 @@ class _Line:
     def revoke(self) -> None:
         """The caller may not go on."""
         self._revoking = asyncio.create_task(self.fail(ENDED))
+
+    async def closed(self) -> None:
+        """A close that was begun is sent: behind what a handler that never listens has written, it has to wait."""
+        if self._revoking is not None:
+            await asyncio.wait({self._revoking})
 
     async def end(self) -> None:
         """The handler has returned."""
