@@ -33,11 +33,20 @@ MINT, OTHER = Mint(), Mint()
 _BOTH = KeySet.of([MINT.key.public, OTHER.key.public], version=1)
 
 
-async def forever(count: int = 0) -> AsyncIterator[bytes]:
+async def forever() -> AsyncIterator[bytes]:
+    """As fast as it is read: a piece is so large that few of them fill the connection."""
     while True:
-        yield b"data: %d\n\n" % count
-        count += 1
-        await asyncio.sleep(0.02)
+        yield b"data: %s\n\n" % (b"x" * 65_536)
+
+
+NEWS: asyncio.Queue[bytes] = asyncio.Queue()
+
+
+async def open_end() -> AsyncIterator[bytes]:
+    """One piece, and then what is new, for one who listens."""
+    yield b"data: 1\n\n"
+    while True:
+        yield await NEWS.get()
 
 
 service = Service("desk", database=None)
@@ -66,7 +75,7 @@ async def anybody(socket: WebSocket) -> None:
 
 @service.get("/desk/events", streaming=True)
 async def events() -> StreamingResponse:
-    return StreamingResponse(forever(), media_type="text/event-stream")
+    return StreamingResponse(open_end(), media_type="text/event-stream")
 
 
 GATES: list[tuple[asyncio.Event, asyncio.Event]] = []
@@ -77,12 +86,12 @@ async def late() -> StreamingResponse:
     begun, go_on = GATES.pop()
     begun.set()
     await go_on.wait()
-    return StreamingResponse(forever(), media_type="text/event-stream")
+    return StreamingResponse(open_end(), media_type="text/event-stream")
 
 
 @service.get("/desk/export", streaming=True)
 async def export() -> StreamingResponse:
-    return StreamingResponse(forever(), media_type="text/plain")
+    return StreamingResponse(open_end(), media_type="text/plain")
 
 
 async def _echo(socket: WebSocket) -> None:
@@ -92,7 +101,7 @@ async def _echo(socket: WebSocket) -> None:
 
 
 async def _events(request: Request) -> StreamingResponse:
-    return StreamingResponse(forever(), media_type="text/event-stream")
+    return StreamingResponse(open_end(), media_type="text/event-stream")
 
 
 MOUNTED = Starlette(routes=[WebSocketRoute("/old/talk", _echo), Route("/old/events", _events)])
@@ -221,8 +230,9 @@ async def test_an_event_stream_of_a_session_that_ends_is_over(desk: Desk) -> Non
     async with desk.stream("/desk/events", one) as pieces, desk.stream("/desk/events", two) as others:
         desk.end("one")
         await rest(pieces)
-        for _ in range(5):
-            await anext(others)
+        for number in range(5):
+            NEWS.put_nowait(b"data: %d\n\n" % number)
+            assert await anext(others) == b"data: %d\n\n" % number
 
 
 async def test_another_stream_is_cut_so_that_nobody_takes_it_for_whole(desk: Desk) -> None:

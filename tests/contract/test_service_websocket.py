@@ -92,17 +92,25 @@ async def open_(socket: WebSocket) -> None:
             case "close":
                 await socket.close(4001, "as you wish")
             case "both":
+                gone = asyncio.Event()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(socket.receive_text())
-                    group.create_task(_talk(socket))
+                    group.create_task(_hear(socket, gone))
+                    group.create_task(_talk(socket, gone))
             case message:
                 await socket.send_text(message)
 
 
-async def _talk(socket: WebSocket) -> None:
-    while True:
-        await socket.send_text("more")
-        await asyncio.sleep(0.001)
+async def _hear(socket: WebSocket, gone: asyncio.Event) -> None:
+    try:
+        await socket.receive_text()
+    finally:
+        gone.set()
+
+
+async def _talk(socket: WebSocket, gone: asyncio.Event) -> None:
+    await socket.send_text("more")
+    await gone.wait()
+    await socket.send_text("to nobody")
 
 
 @service.websocket("/chat/closed", public=True)

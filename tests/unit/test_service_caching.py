@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import httpx
 import msgspec
@@ -56,6 +56,12 @@ class Counter:
     def __call__(self) -> int:
         self.calls += 1
         return self.calls
+
+
+def waiting(client: httpx.AsyncClient) -> int:
+    """How many wait for an answer that somebody else makes."""
+    app: Any = cast(httpx.ASGITransport, client._transport).app
+    return sum(len(coming._callbacks or ()) for coming in app.answers.coming.values())
 
 
 def shelf(count: Counter, cache: str = "60s", **options: Any) -> Service:
@@ -218,7 +224,8 @@ async def test_of_a_hundred_who_ask_at_once_one_makes_the_answer() -> None:
 
     async with serving(service) as client:
         asking = [asyncio.create_task(client.get("/shelf")) for _ in range(100)]
-        asyncio.get_running_loop().call_later(0.05, opened.set)
+        await until(lambda: waiting(client) == 99)
+        opened.set()
         answers = await asyncio.gather(*asking)
 
     assert {answer.json() for answer in answers} == {1}
@@ -237,7 +244,8 @@ async def test_who_waited_for_an_answer_that_failed_makes_its_own() -> None:
 
     async with serving(service) as client:
         asking = [asyncio.create_task(client.get("/shelf")) for _ in range(5)]
-        asyncio.get_running_loop().call_later(0.05, opened.set)
+        await until(lambda: waiting(client) == 4)
+        opened.set()
         answers = await asyncio.gather(*asking)
 
     assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 404]
@@ -256,8 +264,7 @@ async def test_who_gives_up_while_it_makes_an_answer_takes_nobody_along() -> Non
         first = asyncio.create_task(client.get("/shelf"))
         await until(lambda: count.calls, what="the first to be in its handler")
         second = asyncio.create_task(client.get("/shelf"))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await until(lambda: waiting(client) == 1)
         first.cancel()
         opened.set()
         assert (await second).json() == 1
