@@ -139,7 +139,7 @@ async def measure(services: int, operations: int, changes: int) -> None:
         async with gateway(Path(folder), system(1, 1)) as rig:
             bench = Bench(rig, Applier(rig.folders, Admin(rig.admin), confirm_s=60))
             resources, first_ms = snapshot(rig, whole)
-            bytes_, entries = len(body(resources["rds"])), len(resources["rds"][0]["virtual_hosts"][0]["routes"])
+            bytes_, entries = len(body("rds", resources["rds"])), len(resources["rds"][0]["virtual_hosts"][0]["routes"])
             print(f"{services} services of {operations} operations: {entries} route entries, {bytes_ / 1e6:.1f} MB of routes")
             print(f"snapshot of everything, when nothing was computed before: {first_ms:.0f} ms CPU")
             print(f"all of it at once: {await bench.change(whole)}")

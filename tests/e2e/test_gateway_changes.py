@@ -202,6 +202,14 @@ async def test_whatever_is_wrong_with_a_route_the_running_envoy_refuses_the_whol
     await applier.apply(_resources(rig, _newer(rig)))
 
 
+def _can_be_written(resources: Resources) -> bool:
+    """What our routes never have has no form in which Envoy could be given it."""
+    try:
+        return bool(body("rds", resources["rds"]))
+    except Bug:
+        return False
+
+
 async def test_a_table_that_nobody_tried_is_refused_whole_and_put_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the table in use needs no other protection than the one that Envoy gives it, and requests do not notice."""
     monkeypatch.setattr(validation, "question", lambda *_: Question.NONE)
@@ -210,7 +218,7 @@ async def test_a_table_that_nobody_tried_is_refused_whole_and_put_back(rig: Rig,
         for word, spoil in ROUTE_FAULTS.items():
             bad = _resources(rig, _newer(rig))
             spoil(bad)
-            with pytest.raises(Bug, match="Envoy rejected rds") as refusal:
+            with pytest.raises(Bug, match="Envoy rejected rds" if _can_be_written(bad) else "Envoy refuses this") as refusal:
                 await applier.apply(bad)
             assert word in refusal.value.detail
             assert _files(rig) == before
@@ -237,8 +245,7 @@ async def test_new_routes_are_tried_where_no_request_meets_them_and_no_process_i
     async with httpx.AsyncClient() as http:
         assert (await http.get(rig.url + "/orders/new")).status_code == 200
         assert (await http.get(rig.url + "/other")).status_code == 503
-    tried = json.loads(Path(rig.folders.file(PROOF)).read_bytes())["resources"]
-    assert tried == proof.nothing()
+    assert Path(rig.folders.file(PROOF)).read_bytes() == body(PROOF, proof.nothing())
     seen = await admin.look()
     assert seen
     assert seen.refused[PROOF] == 0
@@ -259,7 +266,7 @@ async def test_a_directory_for_trying_that_is_gone_costs_time_and_nothing_else(r
 
 async def test_an_envoy_of_an_older_version_is_given_the_table_for_trying(rig: Rig) -> None:
     await _stop(rig)
-    Path(rig.folders.file("lds")).write_bytes(body(_resources(rig, rig.known)["lds"][:-1]))
+    Path(rig.folders.file("lds")).write_bytes(body("lds", _resources(rig, rig.known)["lds"][:-1]))
     shutil.rmtree(rig.folders.directory(PROOF))
     await _start_again(rig)
 
@@ -467,7 +474,7 @@ async def test_a_directory_that_was_removed_is_made_again_and_the_next_envoy_see
     before = _files(rig)
     shutil.rmtree(rig.folders.directory("rds"))
 
-    assert "rds.json was changed or removed" in await applier.drifted()
+    assert "rds.pb was changed or removed" in await applier.drifted()
     with pytest.raises(EngineOutage, match="Envoy can't see changes of rds any more"):
         await applier.heal()
     assert _files(rig) == before

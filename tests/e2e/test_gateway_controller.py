@@ -22,7 +22,7 @@ from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
 from atoll.engines import nats as nats_engine
 from atoll.engines.process import Command, Process
-from atoll.gateway.files import replace_file
+from atoll.gateway.files import replace_file, version
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
 from atoll.gateway.xds.folders import TYPES
 from atoll.provision import nats
@@ -351,10 +351,9 @@ async def test_a_file_that_somebody_else_changed_is_told_and_put_right_under_loa
         before, table = _files(world), Path(world.rig.folders.file("rds"))
         async with load(_get(world)) as traffic:
             if harm == "edited":
-                edited = json.loads(table.read_bytes())
-                edited["version_info"] = "mine"
-                edited["resources"][0]["virtual_hosts"][0]["response_headers_to_add"] = [{"header": {"key": "x", "value": "y"}}]
-                replace_file(table, json.dumps(edited).encode())
+                content = table.read_bytes()
+                edited = content.replace(version(content).encode(), b"0" * 16).replace(b"This path", b"That path")
+                replace_file(table, edited)
             elif harm == "broken":
                 replace_file(table, b"{")
             else:
@@ -364,11 +363,10 @@ async def test_a_file_that_somebody_else_changed_is_told_and_put_right_under_loa
 
         assert traffic.failures == []
         assert _files(world) == before
-        assert any("rds.json" in what for what in world.applied["drift"]["what"])
+        assert any("rds.pb" in what for what in world.applied["drift"]["what"])
         log = (world.rig.root / "controller.log").read_text()
         assert log.count("drift: ") == 1
-        await world.http.get(world.rig.url + "/orders")
-        assert "x" not in (await world.http.get(world.rig.url + "/orders")).headers
+        assert "This path" in (await world.http.put(world.rig.url + "/orders")).text
 
 
 async def test_a_contract_that_envoy_refuses_is_told_and_holds_up_nobody_else(world: World) -> None:

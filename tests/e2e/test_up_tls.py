@@ -121,7 +121,7 @@ def test_a_certificate_that_somebody_else_put_before_envoy_is_told_and_put_right
         if harm == "another":
             pair = Files(tmp_path).fill()
             resource = tls.certificate("server_certificate", pair.chain.decode(), pair.key.decode())
-            replace_file(secret, body([resource]))
+            replace_file(secret, body("server_certificate", [resource]))
         elif harm == "broken":
             replace_file(secret, b"{")
         else:

@@ -22,9 +22,9 @@ def test_no_token_filter_knows_an_issuer_that_the_routes_do_not_tell_from_ours()
     provider = ForeignMint(claim="scope").provider()
     before = render(translate(what, listener), folders)
     after = render(translate(replace(what, providers=Providers((provider,), 1)), listener), folders)
-    on_disk: dict[str, Any] = {kind: body(before[kind]) for kind in TYPES}
-    for kind, content in steps(on_disk, after, {kind: body(after[kind]) for kind in TYPES}):
+    on_disk: dict[str, Any] = {kind: body(kind, before[kind]) for kind in TYPES}
+    for kind, content in steps(on_disk, after, {kind: body(kind, after[kind]) for kind in TYPES}):
         on_disk[kind] = content
         if provider.issuer.encode() in on_disk["ecds"]:
-            assert b'"iss"' in on_disk["rds"], "any token of the provider that says scope=orders:write would pass"
+            assert b"\x03iss" in on_disk["rds"], "any token of the provider that says scope=orders:write would pass"
     assert provider.issuer.encode() in on_disk["ecds"]

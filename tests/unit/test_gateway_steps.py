@@ -11,6 +11,7 @@ from atoll.gateway.files import body, forget_unfinished, version, write, write_i
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import SystemEntry
 from atoll.gateway.xds.folders import TYPES, Folders
+from atoll.gateway.xds.typed import typed
 
 Resources = dict[str, list[dict[str, Any]]]
 
@@ -20,13 +21,13 @@ def _resources(clusters: str, routes: str, keys: str = "a", ended: str = "") -> 
         "ecds": [{"keys": keys}],
         "revocations": [{"ended": ended}],
         "cds": [{"name": name} for name in clusters],
-        "rds": [{"routes": routes}],
+        "rds": [typed("envoy.config.route.v3.RouteConfiguration", name=routes)],
         "lds": [{"name": "listener"}],
     }
 
 
 def _files(resources: Resources) -> dict[str, bytes]:
-    return {kind: body(resources[kind]) for kind in TYPES}
+    return {kind: body(kind, resources[kind]) for kind in TYPES}
 
 
 def _told(old: Resources, new: Resources) -> list[str]:
@@ -63,7 +64,7 @@ def test_an_ended_session_leaves_the_token_filter_and_its_cache_alone() -> None:
 
 
 def test_the_version_of_a_file_is_its_content() -> None:
-    assert version(body([{"a": 1}])) == version(body([{"a": 1}])) != version(body([{"a": 2}]))
+    assert version(body("cds", [{"a": 1}])) == version(body("cds", [{"a": 1}])) != version(body("cds", [{"a": 2}]))
 
 
 def test_a_file_is_written_only_when_its_content_changes(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp
     system = SystemEntry("shop", "http://localhost:8080", "http://localhost:8080/auth", "shop")
     write_initial(tmp_path, Listener("127.0.0.1", 8080), Endpoint("127.0.0.1", 9901), system)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    for left in (".inputs.json.4711", "rds/.rds.json.4711"):
+    for left in (".inputs.json.4711", "rds/.rds.pb.4711"):
         (tmp_path / left).write_bytes(b"{")
 
     forget_unfinished(Folders(str(tmp_path)))

@@ -91,4 +91,4 @@ async def test_a_contract_that_envoy_refuses_is_named_before_anything_starts(tmp
     assert mistake.value.where == f"{tmp_path / 'atoll.toml'}:4"
     assert not (host.root / "rds").exists()
     await host.write({"stock": stock})
-    assert (host.root / "rds" / "rds.json").exists()
+    assert (host.root / "rds" / "rds.pb").exists()

@@ -20,7 +20,7 @@ from atoll.gateway.files import body, replace_file, version, write
 from atoll.gateway.proof import Proof
 from atoll.gateway.validation import Question
 from atoll.gateway.watched import Watched, unwatched
-from atoll.gateway.xds.folders import TYPES, Folders
+from atoll.gateway.xds.folders import BINARY, TYPES, Folders
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["Applier", "steps"]
@@ -40,7 +40,7 @@ def steps(old: Files, new: Mapping[str, list[Json]], wanted: Files) -> Iterator[
     """What to write, in which order, to get from `old` contents to `new` resources, whose contents are `wanted`."""
     both = sorted([*new["cds"], *_leaving(old.get("cds", b""), new["cds"])], key=lambda cluster: str(cluster["name"]))
     filters = [(kind, wanted[kind]) for kind in ("ecds", "revocations")]
-    order = [*filters, ("cds", body(both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
+    order = [*filters, ("cds", body("cds", both)), ("rds", wanted["rds"]), ("cds", wanted["cds"])]
     current = dict(old)
     for kind, content in [*order, ("lds", wanted["lds"])]:
         if current.get(kind) != content:
@@ -83,9 +83,9 @@ class Applier:
         """Returns when Envoy uses all of it. Raises Bug when it refuses something (then nothing has changed), and
         EngineOutage while it does not answer; then all files are written, for the Envoy that starts next. OSError: a part is.
         """
-        wanted = self._contents(resources)
         seen = await self._recognize()
-        if reason := await self._judged(resources, wanted):
+        wanted, reason = await self._judged(resources)
+        if reason:
             raise Bug(f"Envoy refuses this change: {reason}", hint="nothing of it was written, the last good state is kept")
         if seen is None:
             self._write_all(wanted.items())
@@ -98,7 +98,8 @@ class Applier:
 
     async def refusal(self, resources: Mapping[str, list[Json]]) -> str:
         """Why Envoy would not take them; "" when it would. Writes nothing."""
-        return await self._judged(resources, self._contents(resources))
+        _, reason = await self._judged(resources)
+        return reason
 
     async def drifted(self) -> tuple[str, ...]:
         """What is not as it was left: files that somebody else wrote, types that Envoy has another version of, directories
@@ -106,7 +107,7 @@ class Applier:
 
         While Envoy does not answer, only what the files say.
         """
-        files = [f"{kind}.json was changed or removed" for kind in self.meant if not self._is_as_written(kind)]
+        files = [f"{self._path(kind).name} was changed or removed" for kind in self.meant if not self._is_as_written(kind)]
         seen = await self._admin.look()
         versions = [
             f"Envoy uses another {kind}"
@@ -128,7 +129,7 @@ class Applier:
 
     def _is_as_written(self, kind: str) -> bool:
         """Read only when the file is not the one that was looked at last."""
-        path = Path(self.folders.file(kind))
+        path = self._path(kind)
         try:
             status = path.stat()
             mark = (status.st_ino, status.st_mtime_ns, status.st_size, version(self.meant[kind]))
@@ -147,31 +148,38 @@ class Applier:
             self._passed.update(used)
         return seen
 
-    async def _judged(self, resources: Mapping[str, list[Json]], wanted: Files) -> str:
-        """Envoy's reason against it, "" for none. What has passed once is not asked again."""
+    async def _judged(self, resources: Mapping[str, list[Json]]) -> tuple[Files, str]:
+        """Their contents, and Envoy's reason against them, "" for none. What has passed once is not asked again."""
+        try:
+            wanted = self._contents(resources)
+        except Bug as unknown:
+            return {}, await _of_all(resources) or unknown.detail
         changed = [kind for kind in TYPES if self._passed.get(kind) != wanted[kind]]
         old = {kind: self._as_passed(kind) for kind in changed}
         question = validation.question(old, {kind: resources[kind] for kind in changed})
         if question is Question.NONE:
-            return ""
+            return wanted, ""
         part = validation.part_to_check(old, resources)
         reason = await (self._of_routes(part) if question is Question.ROUTES else _of_all(part))
         if not reason:
             self._passed = dict(wanted)
-        return reason
+        return wanted, reason
 
     def _contents(self, resources: Mapping[str, list[Json]]) -> dict[str, bytes]:
         """Not encoded again where they are equal; most parts are the very same objects, so that is quickly seen."""
         found = {}
         for kind in TYPES:
             content, last = self._last.get(kind, (b"", None))
-            found[kind] = content if resources[kind] == last else body(resources[kind])
+            found[kind] = content if resources[kind] == last else body(kind, resources[kind])
         return found
 
     def _as_passed(self, kind: str) -> list[Json]:
         content, resources = self._last.get(kind, (b"", []))
         passed = self._passed.get(kind, b"")
-        return resources if content == passed else _resources(passed)
+        if content == passed:
+            return resources
+        # A table is written to be read by Envoy: once more it is asked about all of it.
+        return [] if kind in BINARY else _resources(passed)
 
     async def _of_routes(self, part: Mapping[str, list[Json]]) -> str:
         """The reason against them, of the Envoy that runs. It says why in its log alone, so another one is asked for that."""
@@ -231,9 +239,12 @@ class Applier:
         # Envoy has not said so yet.
         self.good = {kind: content for kind, content in self.good.items() if kind not in kinds}
 
+    def _path(self, kind: str) -> Path:
+        return Path(self.folders.file(kind))
+
     def _write(self, kind: str, content: bytes) -> None:
         """Also what is there already when Envoy does not use it: a rename wakes it."""
-        path = Path(self.folders.file(kind))
+        path = self._path(kind)
         if not write(path, content) and self.good.get(kind) != content:
             replace_file(path, content)
         self.meant[kind] = content
@@ -241,7 +252,7 @@ class Applier:
     def _write_all(self, pending: Iterable[tuple[str, bytes]]) -> None:
         """For the Envoy that starts next."""
         for kind, content in pending:
-            write(Path(self.folders.file(kind)), content)
+            write(self._path(kind), content)
             self.meant[kind] = content
 
 

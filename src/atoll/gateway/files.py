@@ -19,8 +19,8 @@ from atoll.gateway import strict
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
-from atoll.gateway.xds import bootstrap, proof
-from atoll.gateway.xds.folders import PROOF, SECRETS, TYPES, Folders
+from atoll.gateway.xds import binary, bootstrap, proof
+from atoll.gateway.xds.folders import BINARY, PROOF, SECRETS, TYPES, Folders
 from atoll.gateway.xds.resources import render
 from atoll.gateway.xds.typed import Json
 
@@ -66,20 +66,23 @@ def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> No
     """All types, in the order in which they refer to each other, and first what is the same for all systems."""
     write_code(folders)
     for kind in TYPES:
-        write(Path(folders.file(kind)), body(resources[kind]))
+        write(Path(folders.file(kind)), body(kind, resources[kind]))
 
 
 def write_code(folders: Folders) -> None:
     """What is the same for all systems, and is there before anything that refers to it."""
     write(Path(folders.strict_http1), strict.code())
-    write(Path(folders.file(PROOF)), body(proof.nothing()))
+    write(Path(folders.file(PROOF)), body(PROOF, proof.nothing()))
 
 
-def body(resources: list[Json]) -> bytes:
-    """A discovery response, for Envoy alone: people have `atoll gateway show`.
+def body(kind: str, resources: list[Json]) -> bytes:
+    """A discovery response, for Envoy alone: people have `atoll gateway show`. Raises Bug when it can't be said in that form.
 
     Its version is the digest of its content, so the same content is the same file.
     """
+    if kind in BINARY:
+        tables = binary.tables(resources)
+        return binary.response(_digest(tables), tables)
     # Encoded once: with hundreds of services these are megabytes.
     encoded = msgspec.json.encode(resources, order="deterministic")
     return b'{"version_info":"%s","resources":%s}\n' % (_digest(encoded).encode(), encoded)
@@ -89,19 +92,14 @@ def _digest(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-class _Versioned(msgspec.Struct):
-    version_info: str
-
-
-_BEGINNING = re.compile(rb'\{"version_info":"([0-9a-f]{16})",')
+# As `body` writes it: in JSON, or as protobuf's field 1 with 16 bytes.
+_BEGINNING = re.compile(rb'(?:\{"version_info":"|\n\x10)([0-9a-f]{16})')
 
 
 def version(content: bytes) -> str:
-    """The version that a file's content says it is."""
-    # As `body` writes it: the rest may be megabytes.
-    if found := _BEGINNING.match(content):
-        return found[1].decode()
-    return msgspec.json.decode(content, type=_Versioned).version_info
+    """The version that a file's content says it is; "" for what nobody here has written."""
+    found = _BEGINNING.match(content)
+    return found[1].decode() if found else ""
 
 
 def write(path: Path, content: bytes) -> bool:

@@ -30,13 +30,13 @@ class Proof:
         before = await self._admin.look()
         if before is None or PROOF in await self._watched.lost():
             return None
-        content = body(proof.table(tables))
+        content = body(PROOF, proof.table(tables))
         replace_file(self._path, content)
         try:
             return await self._answer(version(content), before)
         finally:
             # Neither the memory of a table that was read nor what was refused stays for longer than the question.
-            replace_file(self._path, body(proof.nothing()))
+            replace_file(self._path, body(PROOF, proof.nothing()))
 
     async def _answer(self, wanted: str, before: Seen) -> bool | None:
         async for seen in self._admin.looks(_ANSWER_S):

@@ -64,7 +64,7 @@ class Origin:
 
 def write_secrets(folders: Folders, origins: Sequence[Origin]) -> None:
     """All of them, before anything that refers to them. Raises SystemMistake; then nothing was written."""
-    found = [(origin.kind, body([origin.read(datetime.now(UTC)).resource])) for origin in origins]
+    found = [(origin.kind, body(origin.kind, [origin.read(datetime.now(UTC)).resource])) for origin in origins]
     for kind, content in found:
         _write(folders, kind, content)
 
@@ -151,7 +151,7 @@ class Follower:
     async def _take(self, origin: Origin, now: datetime) -> None:
         try:
             secret = origin.read(now)
-            if await self._write(origin.kind, body([secret.resource])):
+            if await self._write(origin.kind, body(origin.kind, [secret.resource])):
                 logger.info("%s: %s is in use", origin.kind, origin.files[0])
         except (SystemMistake, OSError) as error:
             self._complain(origin.kind, f"{getattr(error, 'detail', error)}; the last good one stays in use")

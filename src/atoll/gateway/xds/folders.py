@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["PROOF", "SECRETS", "TYPES", "Folders"]
+__all__ = ["BINARY", "PROOF", "SECRETS", "TYPES", "Folders"]
 
 # In the order in which Envoy must find them: a file that is referred to must exist first.
 TYPES = ("ecds", "revocations", "cds", "rds", "lds")
 # What new routes are tried with: a subscription too, but nothing that anybody uses.
 PROOF = "proof"
+# Those that are large with many services; Envoy tells the form of a file by the end of its name.
+BINARY = frozenset({"rds", PROOF})
 # What is secret, or as old as what is: each of these files has a directory too, and is there before any of the above.
 SECRETS = ("server_certificate", "upstream_certificate", "upstream_authorities")
 
@@ -52,7 +54,7 @@ class Folders:
         return f"{self.root}/{kind}"
 
     def file(self, kind: str) -> str:
-        return f"{self.root}/{kind}/{kind}.json"
+        return f"{self.root}/{kind}/{kind}.{'pb' if kind in BINARY else 'json'}"
 
     def source(self, kind: str) -> Json:
         """An xDS config source: the file, watched through its directory so that a rename is seen."""

@@ -30,6 +30,7 @@ from atoll.gateway.kept import Kept
 from atoll.gateway.paths import Path
 from atoll.gateway.xds import (
     api_keys,
+    binary,
     body_size,
     capture,
     compression,
@@ -84,13 +85,16 @@ def _everywhere(gateway: Gateway) -> Json:
 
 def _routes(gateway: Gateway) -> list[Json]:
     common = _Common.of(gateway)
-    _rendered.begin()
-    first = [_strange_host(), *(entry for document in gateway.documents for entry in _document(document, gateway.cors))]
+    for kept in (_rendered, _documented):
+        kept.begin()
+    binary.begin_round()
+    documents = [entry for one in gateway.documents for entry in _documented(one, common)]
     declared = [entry for one in together(gateway.routes) for entry in _rendered(one, common)]
     last = [_border(prefix) for prefix in gateway.owned] if gateway.fallback else [_not_found({"prefix": "/"})]
     untouched = _with_twins(_fallback(gateway.fallback, gateway), gateway.fallback_sample) if gateway.fallback else []
     return [
-        *(_finished(entry, None, gateway) for entry in first),
+        _finished(_strange_host(), None, gateway),
+        *documents,
         *declared,
         *(_finished(entry, None, gateway) for entry in last),
         *(_limited(entry, None, gateway.limits) for entry in untouched),
@@ -117,6 +121,11 @@ class _Common:
 def _rendered(entry: Entry | Answer, common: _Common) -> tuple[Json, ...]:
     route = entry if isinstance(entry, Route) else None
     return tuple(_finished(one, route, common.gateway) for one in _entries(entry, common.gateway))
+
+
+@Kept
+def _documented(document: Document, common: _Common) -> tuple[Json, ...]:
+    return tuple(_finished(one, None, common.gateway) for one in _document(document, common.gateway.cors))
 
 
 def _finished(entry: Json, route: Route | None, gateway: Gateway) -> Json:
