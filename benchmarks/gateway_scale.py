@@ -1,7 +1,9 @@
-"""Many services at one gateway: what a snapshot costs, how long Envoy takes for a change, and what stays in memory.
+"""Many services at one gateway: what a snapshot costs, how long Envoy takes for a change, what a request pays for their
+number, and what stays in memory.
 
-`python -m benchmarks.gateway_scale [SERVICES [OPERATIONS [CHANGES]]]`. No load: numbers of one run on this machine. On a
-busy one the processor time is what counts. So many replicas move, and so many contracts have another operation instead of one.
+`python -m benchmarks.gateway_scale [SERVICES [OPERATIONS [CHANGES]]]`. Besides a few requests no load: numbers of one run on
+this machine. On a busy one the processor time is what counts. So many replicas move, and so many contracts have another
+operation instead of one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from atoll.gateway.files import body
 from atoll.gateway.known import Known
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.resources import render
+
+# Enough for a processor time that is counted in steps of 10 ms.
+_CONNECTIONS, _EACH = 8, 500
 
 
 def system(services: int, operations: int) -> Known:
@@ -85,6 +90,25 @@ class Bench:
             envoy_ms=cpu_ms(self.rig.process.pid) - used,
         )
 
+    async def request_us(self, path: str) -> float:
+        """What a request costs Envoy until its route is found and its token is missed; best of three turns."""
+        found = []
+        for _ in range(3):
+            used = cpu_ms(self.rig.process.pid)
+            await asyncio.gather(*(self._ask(path) for _ in range(_CONNECTIONS)))
+            found.append((cpu_ms(self.rig.process.pid) - used) * 1000 / (_CONNECTIONS * _EACH))
+        return min(found)
+
+    async def _ask(self, path: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.rig.listener.port)
+        for _ in range(_EACH):
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 401 "), head
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+        writer.close()
+        await writer.wait_closed()
+
     def memory(self) -> str:
         """As it is now, of both."""
         gc.collect()
@@ -143,6 +167,9 @@ async def measure(services: int, operations: int, changes: int) -> None:
             print(f"{services} services of {operations} operations: {entries} route entries, {bytes_ / 1e6:.1f} MB of routes")
             print(f"snapshot of everything, when nothing was computed before: {first_ms:.0f} ms CPU")
             print(f"all of it at once: {await bench.change(whole)}")
+            for number in dict.fromkeys((0, services // 2, services - 1)):
+                us = await bench.request_us(f"/s{number:03}/things1/7")
+                print(f"a request to service {number}, refused for want of a token: {us:.0f} us CPU of Envoy")
             for what, changed in (("a replica", with_address), ("a contract", with_contract)):
                 print(f"before: {bench.memory()}")
                 for half in range(2):

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from atoll.gateway.ir import Border, Listener, MethodList, MethodRefusal, Route
+from atoll.gateway.known import ServiceEntry
 from atoll.gateway.matching import NotFound, matched
 from atoll.gateway.paths import Path
 from atoll.gateway.translate import translate
 from atoll.gateway.xds.answers import together
+from atoll.gateway.xds.branches import branched
 from atoll.gateway.xds.folders import Folders
 from atoll.gateway.xds.resources import render
 from tests.support.gateway import contract, known
@@ -81,6 +83,41 @@ def test_every_request_meets_what_the_paths_one_by_one_would_say(seed: int) -> N
         method = rng.choice(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT"))
         if not any(Path(one.path).matches(path) for one in planned.documents):
             assert _met(table, method, path) == _expected(planned, method, path), (method, path)
+
+
+def _branch(table: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    """What Envoy tries for it: the routes of the longest beginning that it has."""
+    matcher = branched(table)["virtual_hosts"][0]["matcher"]
+    lists = matcher["matcher_tree"]["prefix_match_map"]["map"]
+    key = max((one for one in lists if path.startswith(one)), key=len, default=None)
+    routes: list[dict[str, Any]] = (matcher["on_no_match"] if key is None else lists[key])["action"]["typed_config"]["routes"]
+    return routes
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_branch_has_whatever_its_paths_may_meet_in_the_same_order(seed: int) -> None:
+    """Beginnings of each other among the services, and one that has all other paths."""
+    rng = random.Random(seed)
+    names = ("s", "st", "a", "t")
+    prefixes = {"s": "/s", "st": "/st", "a": "/a.b", "t": "/"}
+    contracts = [contract(name, _paths(prefixes[name].rstrip("/"), rng)) for name in names]
+    services = {one.service: ServiceEntry(prefix=prefixes[one.service], digests=(one.digest,)) for one in contracts}
+    (table,) = render(translate(known(*contracts, services=services), LISTENER), FOLDERS)["rds"]
+    (host,) = table["virtual_hosts"]
+    for _ in range(200):
+        path = "/".join(
+            ["", rng.choice(("s", "st", "sta", "a", "a.b", "axb", "u", "")), *rng.choices(SAID, k=rng.randint(0, 4))]
+        )
+        method = rng.choice(("GET", "POST", "OPTIONS", "PUT"))
+        assert _met(_branch(table, path), method, path) == _met(host["routes"], method, path), (method, path)
+
+
+def test_a_request_to_one_of_many_services_is_compared_with_its_own_routes_alone() -> None:
+    paths = [contract(f"s{number}", {f"/s{number}/{{id}}": {"get": {"security": []}}}) for number in range(100)]
+    (table,) = render(translate(known(*paths), LISTENER), FOLDERS)["rds"]
+
+    assert len(table["virtual_hosts"][0]["routes"]) > 300
+    assert len(_branch(table, "/s77/1")) < 10
 
 
 def _of(service: str, count: int) -> list[Any]:

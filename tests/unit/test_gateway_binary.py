@@ -11,6 +11,7 @@ import pytest
 
 from atoll.errors import Bug
 from atoll.gateway.xds import binary
+from atoll.gateway.xds.branches import branched
 from atoll.gateway.xds.typed import typed
 
 ROUTES = "envoy.config.route.v3.RouteConfiguration"
@@ -18,7 +19,7 @@ ROUTES = "envoy.config.route.v3.RouteConfiguration"
 
 def _table(**fields: Any) -> bytes:
     """The message within its resource."""
-    content = binary.tables([typed(ROUTES, **fields)])
+    content = binary.tables([branched(typed(ROUTES, **fields))])
     url = f"type.googleapis.com/{ROUTES}".encode()
     head = bytes([0x0A, len(url)]) + url + b"\x12"
     assert head in content
@@ -62,4 +63,4 @@ def test_what_is_null_is_left_out() -> None:
 def test_what_it_does_not_know_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
     """Left out, a rule would silently not count."""
     with pytest.raises(Bug, match=named):
-        binary.tables([typed(ROUTES, **fields)])
+        binary.tables([branched(typed(ROUTES, **fields))])

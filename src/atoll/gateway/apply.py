@@ -149,7 +149,9 @@ class Applier:
         return seen
 
     async def _judged(self, resources: Mapping[str, list[Json]]) -> tuple[Files, str]:
-        """Their contents, and Envoy's reason against them, "" for none. What has passed once is not asked again."""
+        """Their contents, and the reason against them, "" for none. What has passed once is not asked again."""
+        if reason := validation.without_cluster(resources):
+            return {}, reason
         try:
             wanted = self._contents(resources)
         except Bug as unknown:
@@ -183,8 +185,6 @@ class Applier:
 
     async def _of_routes(self, part: Mapping[str, list[Json]]) -> str:
         """The reason against them, of the Envoy that runs. It says why in its log alone, so another one is asked for that."""
-        if reason := validation.without_cluster(part):
-            return reason
         taken = await self._proof.takes(part["rds"])
         if taken:
             return ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.gateway.xds import proof
+from atoll.gateway.xds.branches import branched
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["Difference", "differences", "running"]
@@ -64,7 +65,7 @@ def running(dump: Json) -> Named:
 
 def differences(desired: Mapping[str, list[Json]], running: Named) -> tuple[Difference, ...]:
     """In the order of type and name. Empty when Envoy does what it is meant to do."""
-    wanted = {_key(one): one for resources in desired.values() for one in resources}
+    wanted = {_key(one): _as_read(one) for resources in desired.values() for one in resources}
     found: list[Difference] = []
     for key in sorted(wanted.keys() | running.keys()):
         if key not in wanted or key not in running:
@@ -73,6 +74,11 @@ def differences(desired: Mapping[str, list[Json]], running: Named) -> tuple[Diff
         fields = _fields(_canonical(wanted[key]), _canonical(running[key]), "")
         found += (Difference(*key, field, *sides) for field, sides in fields)
     return tuple(found)
+
+
+def _as_read(resource: Json) -> Json:
+    """Routes are put together as a list and read as a tree."""
+    return branched(resource) if "virtual_hosts" in resource else resource
 
 
 def _key(resource: Json) -> tuple[str, str]:

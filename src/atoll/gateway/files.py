@@ -20,6 +20,7 @@ from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
 from atoll.gateway.xds import binary, bootstrap, proof
+from atoll.gateway.xds.branches import branched
 from atoll.gateway.xds.folders import BINARY, PROOF, SECRETS, TYPES, Folders
 from atoll.gateway.xds.resources import render
 from atoll.gateway.xds.typed import Json
@@ -81,7 +82,7 @@ def body(kind: str, resources: list[Json]) -> bytes:
     Its version is the digest of its content, so the same content is the same file.
     """
     if kind in BINARY:
-        tables = binary.tables(resources)
+        tables = binary.tables([branched(one) for one in resources])
         return binary.response(_digest(tables), tables)
     # Encoded once: with hundreds of services these are megabytes.
     encoded = msgspec.json.encode(resources, order="deterministic")

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from atoll.gateway.xds import bootstrap, proof
+from atoll.gateway.xds.branches import branched
 from atoll.gateway.xds.typed import Json
 
 __all__ = ["Question", "bootstrap_of", "check", "part_to_check", "question", "without_cluster"]
@@ -71,7 +72,10 @@ def _settings(clusters: list[Json]) -> set[bytes]:
 
 
 def without_cluster(resources: Resources) -> str:
-    """What is wrong with routes to a cluster that is not among these resources; "" when there are none."""
+    """What is wrong with routes to a cluster that is not among these resources; "" when there are none.
+
+    Envoy looks for clusters itself in a list of routes (`validate_clusters`), and not in a tree.
+    """
     clusters = {one["name"] for one in resources["cds"]}
     routes = (route for table in resources["rds"] for route in _routes(table))
     unknown = {name for route in routes for name in _destinations(route.get("route", {}))} - clusters
@@ -154,7 +158,7 @@ def _filled(value: Any, named: Mapping[str, Json]) -> Any:
         return {**rest, "typed_config": brought["typed_config"]}
     found = {name: _filled(one, named) for name, one in value.items() if name != "rds"}
     if "rds" in value:
-        found["route_config"] = _untyped(named[value["rds"]["route_config_name"]])
+        found["route_config"] = _untyped(branched(named[value["rds"]["route_config_name"]]))
     return found
 
 

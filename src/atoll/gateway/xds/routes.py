@@ -65,8 +65,6 @@ def resource(gateway: Gateway) -> Json:
     return typed(
         "envoy.config.route.v3.RouteConfiguration",
         name=NAME,
-        # An unknown cluster is a fault of ours: refuse the table and keep the last good one.
-        validate_clusters=True,
         max_direct_response_body_size_bytes=max(4096, longest),
         # Envoy adds it for clients from outside; services have x-forwarded-for.
         request_headers_to_remove=["x-envoy-external-address"],
