@@ -23,6 +23,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
     with system("pair", tmp_path_factory.mktemp("explain") / "pair") as pair:
         service = pair.folder / "services/right/right/service.py"
         service.write_text(service.read_text().replace("    await tx.execute(", FAILING, 1))
+        limited = pair.folder / "services/left/left/service.py"
+        limited.write_text(limited.read_text().replace('"left:write")', '"left:write", rate_limit="500/h")'))
         pair.up()
         yield pair
 
@@ -130,6 +132,19 @@ def test_a_request_is_followed_through_log_and_events_to_every_consumer(pair: Ru
     assert found["not_asked"] == []
     by_trace = explained(pair, line["trace_id"])
     assert by_trace["events"] == found["events"]
+
+
+def test_what_is_left_of_a_rate_limit_is_told_of_a_request_and_before_the_next(pair: RunningSystem) -> None:
+    request_id = noted(pair, "counted")
+    logged(pair, request_id)
+
+    (line,) = explained(pair, request_id)["request"]
+    (limits,) = [one for one in explained(pair, "POST", "/left/notes", "--as", "ann")["steps"] if one["what"] == "limits"]
+
+    assert line["ratelimit_limit"] == "500"
+    assert 0 < int(line["ratelimit_remaining"]) < 500
+    assert limits["facts"]["left"]["remaining"] == int(line["ratelimit_remaining"])
+    assert f"limits    {line['ratelimit_remaining']} of 500 left" in pair.must("explain", request_id)
 
 
 def test_an_event_that_fails_is_told_with_its_attempts_its_error_and_the_log_lines(pair: RunningSystem) -> None:

@@ -10,6 +10,7 @@ import pytest
 from atoll.gateway.explain import Explanation, Question, Step, explain
 from atoll.gateway.ir import Endpoint, Gateway, Listener
 from atoll.gateway.known import MirrorEntry, ServiceEntry
+from atoll.gateway.logged import Left
 from atoll.gateway.translate import translate
 from atoll.system.rates import Rate
 from atoll.tokens import sign
@@ -192,7 +193,14 @@ def test_the_rates_that_would_count_are_named() -> None:
     assert limits.says.startswith(
         "10/s of this operation for each address and 600/min of all operations for each address, shared by 2 gateways"
     )
-    assert limits.facts == {"operation": "10/s", "client": "600/min", "address": None, "gateways": 2, "counted_for": None}
+    assert limits.facts == {
+        "operation": "10/s",
+        "client": "600/min",
+        "address": None,
+        "gateways": 2,
+        "counted_for": None,
+        "left": None,
+    }
 
 
 def test_it_is_told_whose_bucket_counts_a_subjects_or_an_api_keys() -> None:
@@ -207,6 +215,42 @@ def test_it_is_told_whose_bucket_counts_a_subjects_or_an_api_keys() -> None:
 
     assert counted(MINT.token("ada")) == ("10/s of this operation for each subject", "ada")
     assert counted(MINT.token("batch", atoll_key="key-1")) == ("10/s of this operation for each API key", "key-1")
+
+
+LIMITED = contract("orders", {"/orders": {"get": {"operationId": "mine", "x-atoll-rate-limit": "10/min"}}})
+
+
+def _limits(token: str, now: float, left: Left | None) -> Step:
+    what = known(LIMITED, replicas=(replica(LIMITED, "orders-1", "127.0.0.1:2101"),))
+    gateway = translate(replace(what, keys=MINT.key_set), Listener("", 1))
+    seen = {("orders.mine", "ada"): left}
+    found = explain(gateway, Question("GET", "/orders", token, now, None, lambda *whose: seen.get(whose)))
+    (limits,) = [step for step in found.steps if step.what == "limits"]
+    return limits
+
+
+@pytest.mark.parametrize(
+    ("since_s", "says"),
+    [
+        (5, "3 of 10 were left 5 s ago, after the last request, and all 42 s after that"),
+        (42, "all 10 are left again, 42 s after the last request"),
+    ],
+)
+def test_what_is_left_of_a_limit_is_told_as_of_the_last_request(since_s: int, says: str) -> None:
+    now = float(MINT.claims().iat)
+
+    limits = _limits(MINT.token("ada"), now, Left(now - since_s, limit=10, remaining=3, reset_s=42))
+
+    assert limits.says == f"10/min of this operation for each subject; {says}"
+    assert limits.facts["left"] == {"time": now - since_s, "limit": 10, "remaining": 3, "reset_s": 42}
+
+
+def test_nothing_is_told_of_what_is_left_when_it_is_somebody_elses_or_an_api_keys() -> None:
+    now = float(MINT.claims().iat)
+    left = Left(now, limit=10, remaining=3, reset_s=42)
+
+    for token in (MINT.token("ben"), MINT.token("ada", atoll_key="key-1")):
+        assert _limits(token, now, left).facts["left"] is None
 
 
 def test_what_clients_may_keep_is_told_as_the_contract_has_it() -> None:

@@ -8,6 +8,8 @@ import re
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,10 +71,16 @@ def _token(here: Here, token: str | None, user: str | None) -> str | None:
 def _planned(here: Here, method: str, path: str, token: str | None) -> Explanation:
     from atoll.gateway.admin import Admin
     from atoll.gateway.explain import Question, explain
+    from atoll.gateway.logged import last_left
 
     saved = _saved(here)
     health = asyncio.run(Admin(saved.admin).health())
-    return explain(saved.gateway, Question(method, path, token, time.time(), health))
+    left = partial(last_left, _access_log(here))
+    return explain(saved.gateway, Question(method, path, token, time.time(), health, left))
+
+
+def _access_log(here: Here) -> Path:
+    return here.layout.gateway / "access.log"
 
 
 def _saved(here: Here) -> Saved:
@@ -120,10 +128,10 @@ def _of_event(here: Here, id: str) -> dict[str, Any]:
 
 
 def _of_request(here: Here, id: str) -> dict[str, Any]:
-    from atoll.gateway.logged import find
+    from atoll.gateway.logged import find, moment
     from atoll.host.history import plain
 
-    log = here.layout.gateway / "access.log"
+    log = _access_log(here)
     looked = find(log, id)
     if not looked.lines:
         since = f", the oldest of {looked.since}" if looked.since else ""
@@ -134,12 +142,8 @@ def _of_request(here: Here, id: str) -> dict[str, Any]:
     history = _history(here)
     if isinstance(history, Down):
         return {**found, "events": None, "not_asked": history.unasked}
-    events = asyncio.run(history.trace(line["trace_id"], _moment(line["time"])))
+    events = asyncio.run(history.trace(line["trace_id"], moment(line)))
     return {**found, "events": [dict(plain(one)) for one in events], "not_asked": history.silent}
-
-
-def _moment(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +221,11 @@ def _request_text(line: dict[str, Any]) -> list[str]:
     who = f" by {line['subject'] or foreign}" if line["subject"] or foreign else ""
     replica = f" at {line['replica']}, attempt {line['attempts']}" if line["replica"] else ""
     why = f": {line['why']}" if line["why"] else ""
+    left = f"{line['ratelimit_remaining']} of {line['ratelimit_limit']} left, all in {line['ratelimit_reset_s']} s"
     return [
         f"request   {line['time']} {line['method']} {line['path']}{who} from {line['client']}",
         f"route     {line['operation'] or 'none'}{replica}",
+        *([f"limits    {left}"] if line["ratelimit_remaining"] else []),
         f"answer    {line['status']} after {line['duration_ms']} ms{why}",
         f"trace     {line['trace_id']}",
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ import msgspec
 
 from atoll.errors import AtollError, Outage
 from atoll.gateway.ir import Document, Gateway, Limits, MethodList, MethodRefusal, Route, Sample, TokenRule
+from atoll.gateway.logged import Left
 from atoll.gateway.matching import Fallback, Match, NotFound, matched, normalized
 from atoll.gateway.paths import Path
 from atoll.gateway.weighing import meets
@@ -35,13 +36,16 @@ _FAULT = re.compile(r"^\S+: (?P<method>[A-Z]+) (?P<path>/\S*) has no route: ")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request that is not made. `health` is what Envoy says of endpoints by (cluster, address); None: it is not asked."""
+    """A request that is not made. `health` is what Envoy says of endpoints by (cluster, address); None: it is not asked.
+    `left` knows what was left of a rate limit when an operation was last asked by a subject.
+    """
 
     method: str
     path: str
     token: str | None = None
     now: float = 0.0
     health: Health | None = None
+    left: Callable[[str, str], Left | None] = lambda _operation, _subject: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def _steps(gateway: Gateway, question: Question) -> Iterator[Step]:
         raise _Ended(200, Step("answer", True, "the gateway answers this itself, from memory"))
     if isinstance(found, Route):
         claims = yield from _allowed(gateway, found, question)
-        yield _limits(gateway.limits, found, claims)
+        yield _limits(gateway.limits, found, claims, question)
         yield from _replicas(gateway, _shares(gateway, found, claims), question.health)
         yield from _caching(found)
         yield from _mirrors(gateway, found.sample, question.method, path)
@@ -238,8 +242,7 @@ def _scope(rule: TokenRule, claims: Claims) -> Iterator[Step]:
 # rates
 
 
-def _limits(limits: Limits, route: Route, claims: Claims | None) -> Step:
-    """What is left of them Envoy keeps to itself, apart from the headers of the answers to whom it concerns."""
+def _limits(limits: Limits, route: Route, claims: Claims | None, question: Question) -> Step:
     who = "address" if claims is None else "API key" if claims.atoll_key else "subject"
     rates = {
         f"of this operation for each {who}": route.rate_limit,
@@ -248,12 +251,24 @@ def _limits(limits: Limits, route: Route, claims: Claims | None) -> Step:
     }
     said = [f"{rate} {what}" for what, rate in rates.items() if rate]
     shared = f", shared by {limits.gateways} gateways" if said and limits.gateways > 1 else ""
-    left = f"{shared}; what is left stands in RateLimit-Remaining of each answer" if said else ""
+    # Of an API key the log does not say which.
+    left = question.left(route.name, claims.sub) if said and claims and not claims.atoll_key else None
     declared = {"operation": route.rate_limit, "client": limits.client, "address": limits.address}
     facts: dict[str, Any] = {name: str(rate) if rate else None for name, rate in declared.items()}
     whose = (claims.atoll_key or claims.sub) if claims else None
-    facts = {**facts, "gateways": limits.gateways, "counted_for": whose}
-    return Step("limits", True, (" and ".join(said) or "none") + left, facts)
+    facts = {**facts, "gateways": limits.gateways, "counted_for": whose, "left": asdict(left) if left else None}
+    told = f"{shared}; {_left(left, question.now)}" if said else ""
+    return Step("limits", True, (" and ".join(said) or "none") + told, facts)
+
+
+def _left(left: Left | None, now: float) -> str:
+    """Envoy keeps its buckets to itself, but for the headers of answers: the state is that of the last one."""
+    if left is None:
+        return "what is left stands in RateLimit-Remaining of each answer"
+    if left.time + left.reset_s <= now:
+        return f"all {left.limit} are left again, {_span(now - left.time)} after the last request"
+    then = _span(now - left.time)
+    return f"{left.remaining} of {left.limit} were left {then} ago, after the last request, and all {left.reset_s} s after that"
 
 
 # replicas

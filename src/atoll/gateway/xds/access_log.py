@@ -84,6 +84,10 @@ FIELDS = {
     "replica": "%UPSTREAM_HOST%",
     "received_bytes": "%BYTES_RECEIVED%",
     "sent_bytes": "%BYTES_SENT%",
+    # As the client was told; null where nothing is limited.
+    "ratelimit_limit": "%RESP(RATELIMIT-LIMIT)%",
+    "ratelimit_remaining": "%RESP(RATELIMIT-REMAINING)%",
+    "ratelimit_reset_s": "%RESP(RATELIMIT-RESET)%",
     # Envoy's own words for what went wrong: https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
     "flags": "%RESPONSE_FLAGS%",
     "details": "%RESPONSE_CODE_DETAILS%",
