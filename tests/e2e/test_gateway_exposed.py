@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.container import run
 from atoll.gateway.exposed import exposed
 from atoll.gateway.ir import Endpoint
+from atoll.gateway.report import Report
+from atoll.gateway.translate import translate
 from tests.support.gateway import Rig, contract, gateway, known
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -29,7 +32,10 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 @pytest.fixture
 async def monitoring(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     at = Endpoint("127.0.0.1", free_port())
-    async with exposed(Admin(rig.admin), at), httpx.AsyncClient(base_url=f"http://{at}", timeout=20) as client:
+    async with (
+        exposed(Admin(rig.admin), at, Path(rig.folders.applied)),
+        httpx.AsyncClient(base_url=f"http://{at}", timeout=20) as client,
+    ):
         yield client
 
 
@@ -48,6 +54,34 @@ async def test_metrics_are_those_that_somebody_looks_at(rig: Rig, monitoring: ht
         name.removesuffix("_total") for name in found
     } | found
     assert not {name for name in found if name.startswith("envoy_listener_manager")}
+
+
+async def _told(monitoring: httpx.AsyncClient) -> dict[str, float]:
+    answer = await monitoring.get("/metrics")
+    samples = [one for family in text_string_to_metric_families(answer.text) for one in family.samples]
+    return {one.name: one.value for one in samples if one.name.startswith("atoll_gateway_")}
+
+
+async def test_what_is_refused_left_out_or_changed_by_somebody_else_is_a_metric(
+    rig: Rig, monitoring: httpx.AsyncClient
+) -> None:
+    assert await _told(monitoring) == {}, "the controller has told nothing yet"
+    report, before = Report(Path(rig.folders.applied)), time.time() - 1
+    report.succeeded(translate(rig.known, rig.listener), rig.known.system.services, "")
+    assert await _told(monitoring) == {
+        "atoll_gateway_refused": 0,
+        "atoll_gateway_left_out": 0,
+        "atoll_gateway_drift_timestamp_seconds": 0,
+    }
+
+    report.failed("Envoy refuses this change")
+    report.certificates({}, ["its key does not fit"])
+    report.drifted(("cds.json was changed or removed",))
+    report.healed()
+
+    told = await _told(monitoring)
+    assert (told["atoll_gateway_refused"], told["atoll_gateway_left_out"]) == (1, 1)
+    assert before < told["atoll_gateway_drift_timestamp_seconds"] < time.time() + 1
 
 
 async def test_it_is_ready_as_long_as_envoy_is(rig: Rig, monitoring: httpx.AsyncClient) -> None:

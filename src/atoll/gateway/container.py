@@ -69,7 +69,7 @@ async def _watched(environment: Environment, at: Endpoint | None) -> AsyncIterat
     if at is None:
         yield
         return
-    async with exposed(Admin(environment.admin), at):
+    async with exposed(Admin(environment.admin), at, Path(Folders(str(environment.root)).applied)):
         yield
 
 

@@ -1,4 +1,4 @@
-"""What others may ask of Envoy's admin port: whether it is ready, and the metrics that somebody looks at. Nothing else of it.
+"""What others may ask of a gateway in a container: whether it is ready, and its metrics. Nothing else of Envoy's admin port.
 
 The admin port itself can stop Envoy and shows its configuration, so it listens inside its container only.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from atoll.engines import envoy
 from atoll.gateway.admin import Admin
 from atoll.gateway.ir import Endpoint
-from atoll.telemetry.metrics import MEDIA_TYPE
+from atoll.gateway.report import families
+from atoll.telemetry.metrics import MEDIA_TYPE, text
 
 __all__ = ["exposed"]
 
@@ -21,14 +23,16 @@ _HEAD_BYTES = 16 << 10
 
 
 @asynccontextmanager
-async def exposed(admin: Admin, at: Endpoint) -> AsyncIterator[None]:
-    """`GET /metrics` and `GET /ready` at that address, until the end of the block. Raises OSError when it is taken."""
+async def exposed(admin: Admin, at: Endpoint, report: Path) -> AsyncIterator[None]:
+    """`GET /metrics`, Envoy's and the controller's (`report`), and `GET /ready` at that address, until the end of the block.
+    Raises OSError when it is taken.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_ASKING_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_message(*await _answer(admin, head.split(b"\r\n")[0])))
+                writer.write(_message(*await _answer(admin, report, head.split(b"\r\n")[0])))
                 await writer.drain()
         writer.close()
 
@@ -36,7 +40,7 @@ async def exposed(admin: Admin, at: Endpoint) -> AsyncIterator[None]:
         yield
 
 
-async def _answer(admin: Admin, line: bytes) -> tuple[str, bytes]:
+async def _answer(admin: Admin, report: Path, line: bytes) -> tuple[str, bytes]:
     words = line.split(b" ")
     if len(words) != 3 or words[0] != b"GET":
         return "405 Method Not Allowed", b"GET only\n"
@@ -45,7 +49,9 @@ async def _answer(admin: Admin, line: bytes) -> tuple[str, bytes]:
         return ("200 OK", b"ready\n") if ready else ("503 Service Unavailable", b"Envoy is not ready\n")
     if words[1] == b"/metrics":
         found = await admin.metrics()
-        return ("503 Service Unavailable", b"Envoy does not answer\n") if found is None else ("200 OK", found)
+        if found is None:
+            return "503 Service Unavailable", b"Envoy does not answer\n"
+        return "200 OK", found + text(families(report), {}).encode()
     return "404 Not Found", b"/metrics and /ready\n"
 
 

@@ -15,8 +15,9 @@ from atoll.gateway.files import write
 from atoll.gateway.ir import Gateway
 from atoll.gateway.known import ServiceEntry
 from atoll.registry.replica import canaries, on_trial
+from atoll.telemetry.metrics import Family, Sample
 
-__all__ = ["Report"]
+__all__ = ["Report", "families"]
 
 logger = logging.getLogger("atoll.gateway")
 
@@ -103,6 +104,34 @@ class Report:
             self._unwritten = True
         else:
             self._unwritten = False
+
+
+def families(path: Path) -> list[Family]:
+    """The same for monitoring; nothing while there is no report."""
+    try:
+        told = msgspec.json.decode(path.read_bytes(), type=_Told)
+    except (OSError, msgspec.MsgspecError):
+        return []
+    # When, not whether: it is put right before anybody asks.
+    drifted = datetime.fromisoformat(told.drift.seen).timestamp() if told.drift else 0
+    found = {
+        "refused": ("1 while something newer is meant than what is used", int(told.error is not None)),
+        "left_out": ("operations, contracts and certificates that are not used for what is wrong with them", len(told.faults)),
+        "drift_timestamp_seconds": ("when something else was last found than what was written, 0 for never", drifted),
+    }
+    return [Family(f"atoll_gateway_{name}", "gauge", help, [Sample(value)]) for name, (help, value) in found.items()]
+
+
+class _Drift(msgspec.Struct):
+    seen: str
+
+
+class _Told(msgspec.Struct):
+    """What of it is of interest here."""
+
+    error: str | None
+    faults: list[str]
+    drift: _Drift | None = None
 
 
 def _now() -> str:
