@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from atoll.bus.endpoint import Endpoint, Server
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Interrupted, Message
-from atoll.bus.wire import Endpoint
 from atoll.errors import BusOutage, SystemMistake
 from tests.support.contracts import shop_on_the_bus
 from tests.support.engines import NatsServer, ProvisionedBus, nats_server, provisioned_bus
@@ -140,7 +140,7 @@ def test_what_is_not_a_bus_url_is_a_mistake(url: str) -> None:
 
 
 def test_credentials_in_a_bus_url_are_decoded() -> None:
-    assert Endpoint.parse("nats://orders:p%40%2F@bus") == Endpoint("bus", 4222, "orders", "p@/")
+    assert Endpoint.parse("nats://orders:p%40%2F@bus") == Endpoint((Server("bus", 4222, "bus"),), "orders", "p@/")
 
 
 async def test_through_kills_of_the_server_everything_comes_once_and_in_order(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from atoll.bus import nkeys
+from atoll.bus.endpoint import Endpoint
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
-from atoll.bus.wire import Endpoint
 from atoll.errors import BusOutage, SystemMistake
 from tests.support.contracts import shop_on_the_bus
 from tests.support.engines import ProvisionedBus, provisioned_bus
@@ -70,7 +70,7 @@ def test_keys_are_those_of_every_other_client() -> None:
 
 
 def test_a_seed_never_leaves() -> None:
-    proof = Endpoint("bus", 4222, "orders", SEED).proof("a-nonce")
+    proof = Endpoint.parse(f"nats://orders:{SEED}@bus").proof("a-nonce")
     assert proof.keys() == {"nkey", "sig"}
     assert proof["nkey"] == PUBLIC
     assert SEED not in repr(proof)

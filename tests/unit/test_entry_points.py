@@ -119,7 +119,13 @@ def job(folder: Path, **changed: str) -> dict[str, str]:
 def test_provision_is_told_contracts_and_the_administrators_passwords(tmp_path: Path) -> None:
     found = Job.read(job(tmp_path))
     assert list(found.contracts) == ["orders"]
-    assert found.administrator.server.url("sys", "c") == "nats://sys:c@nats:4222"
+    assert found.administrator.entrance.url("sys", "c") == "nats://sys:c@nats:4222"
+
+
+def test_provision_is_told_all_servers_of_a_bus_and_who_vouches_for_them(tmp_path: Path) -> None:
+    found = Job.read(job(tmp_path, ATOLL_BUS_ADDRESS="a:1,b:2,c:3", ATOLL_BUS_CA="/ca.crt")).administrator.entrance
+    assert found.url("sys", "c") == "tls://sys:c@a:1,tls://sys:c@b:2,tls://sys:c@c:3"
+    assert found.authorities == "/ca.crt"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +133,7 @@ def test_provision_is_told_contracts_and_the_administrators_passwords(tmp_path: 
     [
         ({"ATOLL_BUS_ADDRESS": ""}, "ATOLL_BUS_ADDRESS"),
         ({"ATOLL_BUS_ADDRESS": "nats"}, "'nats'"),
+        ({"ATOLL_BUS_ADDRESS": "a:1,b:2"}, "names 2 servers"),
         ({"ATOLL_BUS_USERS": "{}"}, "no password for orders-admin, platform-admin, sys"),
         ({"ATOLL_BUS_USERS": "["}, "can't be used"),
     ],

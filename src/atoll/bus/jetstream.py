@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from atoll.bus.endpoint import Endpoint
 from atoll.bus.ports import Interrupted, Message, Position, Received, Source
-from atoll.bus.wire import Answer, Endpoint, Wire, frame, lines, status
+from atoll.bus.wire import Answer, Wire, frame, lines, status
 from atoll.errors import BusOutage
 
 __all__ = ["JetStreamBus", "JetStreamSource", "information"]
@@ -22,14 +23,19 @@ _HEARTBEAT_S = 1.0
 _GRACE_S = 3 * _HEARTBEAT_S
 _PULL_BYTES = 16 * 1024 * 1024
 _LAST_CONSUMER = b"Nats-Last-Consumer: "
+_UP_TO = b"Nats-UpTo-Sequence: "
+_BEHIND_S = 0.1
 
 
 class JetStreamBus:
-    """A connection with one service's credentials. `url` is `nats://user:password@host:port`."""
+    """A connection with one service's credentials. `url` is `nats://user:password@host:port`, or several with commas, or
+    `tls://…`; then `authorities` is the file of those who may vouch for the bus.
+    """
 
-    def __init__(self, url: str, *, name: str = "", ping_interval_s: float = 5.0) -> None:
-        endpoint = Endpoint.parse(url)
+    def __init__(self, url: str, *, name: str = "", ping_interval_s: float = 5.0, authorities: str = "") -> None:
+        endpoint = Endpoint.parse(url, authorities)
         self.wire = Wire(endpoint, name=name or endpoint.user, ping_interval_s=ping_interval_s)
+        self._one_by_one = False
 
     @property
     def connected(self) -> bool:
@@ -50,8 +56,14 @@ class JetStreamBus:
         await self.wire.close()
 
     async def publish(self, messages: Sequence[Message], timeout_s: float = 5.0) -> None:
-        if messages:
-            await self.wire.publish(messages, timeout_s)
+        """After a batch that failed among several servers, singly: what another relay has stored meanwhile may stand between
+        an event that is stored already and the next one, which would then be refused in a batch for ever.
+        """
+        batches = [[message] for message in messages] if self._one_by_one else [messages] if messages else []
+        self._one_by_one = self.wire.clustered
+        for batch in batches:
+            await self.wire.publish(batch, timeout_s)
+        self._one_by_one = False
 
     def source(self, stream: str, durable: str) -> Source:
         return JetStreamSource(self.wire, stream, durable)
@@ -60,13 +72,39 @@ class JetStreamBus:
         return (await self.wire.request(Message(subject, headers, body), timeout_s))[0].body
 
     async def latest(self, stream: str, subjects: str, timeout_s: float = 5.0) -> list[Received]:
-        """Needs `allow_direct` on the stream; the server gives at most 1,024 subjects."""
+        """Needs `allow_direct` on the stream; the server gives at most 1,024 subjects.
+
+        One subject may be answered by a server that is behind: compare `sequence`.
+        """
         if "*" in subjects or ">" in subjects:
-            messages = await self.stored(stream, {"multi_last": [subjects]}, timeout_s)
-            return sorted(messages, key=lambda message: message.sequence)
+            return sorted(await self._snapshot(stream, subjects, timeout_s), key=lambda message: message.sequence)
         # one subject stands in the request's own, so that permissions can tell
         question = Message(f"$JS.API.DIRECT.GET.{stream}.{subjects}", b"", b"")
         return _messages(stream, await self.wire.request(question, timeout_s))
+
+    async def _snapshot(self, stream: str, subjects: str, timeout_s: float) -> list[Received]:
+        """Any server answers a direct get, also one that is behind, and who misses a withdrawn key here hears of it no more.
+        So the leader is asked how far the stream is, and an answer that ends before that is asked for again.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        reaches = await self._last_sequence(stream, timeout_s) if self.wire.clustered else 0
+        question = Message(f"$JS.API.DIRECT.GET.{stream}", b"", json.dumps({"multi_last": [subjects]}).encode())
+        while True:
+            answers = await self.wire.request(question, timeout_s, many=True)
+            if _up_to(answers[-1]) >= reaches or answers[-1].status not in (204, 404):
+                return _messages(stream, answers)
+            self.wire.not_served(started)  # it asks those near it first: another server may ask others
+            if loop.time() - started > timeout_s:
+                raise BusOutage(f"no snapshot of {stream}: the servers that answer are behind")
+            await asyncio.sleep(_BEHIND_S)
+
+    async def _last_sequence(self, stream: str, timeout_s: float) -> int:
+        """Of a stream that has messages, as its leader knows it."""
+        answer = json.loads((await self.wire.request(Message(information(stream), b"", b""), timeout_s))[0].body)
+        if error := answer.get("error"):
+            raise BusOutage(f"no snapshot of {stream}: {error.get('description')}")
+        return int(answer["state"]["last_seq"]) if answer["state"]["messages"] else 0
 
     async def stored(self, stream: str, query: dict[str, Any], timeout_s: float = 5.0) -> list[Received]:
         """Messages of a stream by a batched direct get (ADR-31), in the order the server gives them."""
@@ -258,6 +296,12 @@ class JetStreamSource:
 def information(stream: str) -> str:
     """Where provision lets a consumer ask what a stream is. JetStream's own subject would ask the asker's own account."""
     return f"information.{stream}"
+
+
+def _up_to(answer: Answer) -> int:
+    """How far the server that answered had come; 0 when it says that there is nothing."""
+    start = answer.headers.find(_UP_TO)
+    return int(answer.headers[start + len(_UP_TO) :].split(b"\r", 1)[0]) if start >= 0 else 0
 
 
 def _messages(stream: str, answers: Sequence[Answer]) -> list[Received]:

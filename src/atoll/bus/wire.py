@@ -12,53 +12,33 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Sequence
-from typing import cast
-from urllib.parse import unquote, urlsplit
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import msgspec
 
-from atoll.bus import nkeys
+from atoll.bus.endpoint import Endpoint, Server, Servers, explained
 from atoll.bus.ports import MAX_PAYLOAD_BYTES, Message
-from atoll.errors import Bug, BusOutage, SystemMistake
+from atoll.errors import AtollError, Bug, BusOutage
 
-__all__ = ["Answer", "Endpoint", "Wire"]
+__all__ = ["Answer", "Wire"]
 
 logger = logging.getLogger("atoll.bus")
 
 _END = b"\r\n"
 _VERSION_LINE = b"NATS/1.0\r\n"
+_MESSAGE_ID = b"Nats-Msg-Id:"
 _VERSION_BYTES = len(_VERSION_LINE)
 _FRAME_BYTES = _VERSION_BYTES + len(_END)  # what a header block has besides its lines
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.02, 1.0
-_HANDSHAKE_S = 5.0
+_HANDSHAKE_S, _HANDSHAKE_OF_SEVERAL_S = 5.0, 2.0
 _MISSED_PINGS = 2
+_PATIENCE_S = 2.5  # without JetStream, before another server is tried: a new leader is there sooner than in twice that
 
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """Called with subject, reply subject (b"" if none), header block (b"" if none) and body."""
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where the bus is and as whom to enter. How to enter over TLS will stand here too."""
-
-    host: str
-    port: int
-    user: str = ""
-    password: str = ""
-
-    @classmethod
-    def parse(cls, url: str) -> Endpoint:
-        """`nats://user:password@host:port`. Raises SystemMistake."""
-        parts = urlsplit(url)
-        if parts.scheme != "nats" or not parts.hostname:
-            raise SystemMistake(f"{parts.scheme or 'this'} is not a bus URL", hint="nats://user:password@host:port")
-        return cls(parts.hostname, parts.port or 4222, unquote(parts.username or ""), unquote(parts.password or ""))
-
-    def proof(self, nonce: str) -> dict[str, str]:
-        """That it is this user: name and password; or, where that is an nkey's seed, a signature, and the seed stays here."""
-        if nkeys.is_seed(self.password):
-            return {"nkey": nkeys.public(self.password), "sig": nkeys.signature(self.password, nonce)}
-        return {"user": self.user, "pass": self.password} if self.user else {}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -98,6 +78,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, owner: Wire) -> None:
         self.owner = owner
+        self.greeted: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self.unanswered_pings = 0
@@ -108,8 +89,11 @@ class _Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(BusOutage(f"the bus closed the connection: {error or self.owner.last_error}"))
+        outage = BusOutage(f"the bus closed the connection: {error or self.owner.last_error}")
+        for awaited in (self.greeted, self.ready):
+            if not awaited.done():
+                awaited.set_exception(outage)
+                awaited.exception()  # who waits still gets it; nobody has to
         self.owner.lost(self)
 
     def pause_writing(self) -> None:
@@ -156,7 +140,10 @@ class _Connection(asyncio.Protocol):
             if not self.ready.done():
                 self.ready.set_result(None)
         elif line.startswith(b"INFO "):
-            self.owner.informed(self, json.loads(line[5:]))
+            information = json.loads(line[5:])
+            self.owner.informed(information)
+            if not self.greeted.done():
+                self.greeted.set_result(information)
         elif line.startswith(b"-ERR"):
             self.owner.refused(line[4:].strip().strip(b"'").decode(errors="replace"))
 
@@ -174,6 +161,7 @@ class Wire:
         self.inbox = f"_INBOX_{endpoint.user or 'anonymous'}.{os.urandom(9).hex()}"
         self.max_payload_bytes = MAX_PAYLOAD_BYTES
         self.server_id = ""
+        self.clustered = False  # whether what is asked may be answered by another server than the one that knows best
         self.last_error = ""
         self.reconnects = -1
         self.routes: dict[bytes, Deliver] = {b"1": self._answered}
@@ -181,6 +169,8 @@ class Wire:
         self.writable.set()
         self._subjects: dict[bytes, bytes] = {b"1": f"{self.inbox}.*".encode()}
         self._expected: dict[bytes, _Expected] = {}
+        self._servers = Servers(endpoint.servers)
+        self._unserved_since: float | None = None
         self._connection: _Connection | None = None
         self._established = asyncio.Event()
         self._broken = asyncio.Event()
@@ -222,10 +212,7 @@ class Wire:
     async def _stay_connected(self) -> None:
         delay_s = _FIRST_DELAY_S
         while True:
-            try:
-                connection = await self._connect()
-            except (OSError, TimeoutError, BusOutage) as error:
-                logger.debug("the bus at %s:%d can't be reached: %s", self.endpoint.host, self.endpoint.port, error)
+            if (connection := await self._connect()) is None:
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))
                 delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
                 continue
@@ -233,31 +220,87 @@ class Wire:
             self._up(connection)
             await self._watch(connection)
 
-    async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
+    async def _connect(self) -> _Connection | None:
+        """With the first server that takes us; None when all were tried."""
+        for server in self._servers.round():
+            try:
+                connection = await self._enter(server)
+            except ssl.SSLError as error:
+                self._not_entered(explained(error, server))
+            except (OSError, TimeoutError, AtollError) as error:
+                logger.debug("the bus at %s can't be reached: %s", server, error)
+                if isinstance(error, AtollError) and not self.last_error:
+                    self._not_entered(error)
+            else:
+                self._servers.took(server)
+                return connection
+        return None
+
+    def _not_entered(self, error: AtollError) -> None:
+        """Told once, not at each try; whoever wants something of the bus is told too."""
+        reason = f"{error.detail} ({error.hint})" if error.hint else error.detail
+        if reason != self.last_error:
+            logger.warning("%s", reason)
+        self.last_error = reason
+
+    async def _enter(self, server: Server) -> _Connection:
         connection = _Connection(self)
         try:
-            async with asyncio.timeout(_HANDSHAKE_S):
-                await loop.create_connection(lambda: connection, self.endpoint.host, self.endpoint.port)
+            async with asyncio.timeout(_HANDSHAKE_OF_SEVERAL_S if self._servers.several else _HANDSHAKE_S):
+                await self._call(connection, server)
+                information = await connection.greeted
+                await self._encrypt(connection, server, information)
+                self._introduce(connection, information)
                 await connection.ready
         except BaseException:
             if connection.transport is not None:
                 connection.transport.abort()
-            connection.ready.cancel()
             raise
         return connection
 
-    def informed(self, connection: _Connection, info: dict[str, object]) -> None:
-        """INFO: answer the first with CONNECT and the subscriptions, then PING: its PONG says that all of it was taken."""
-        self.max_payload_bytes = int(str(info.get("max_payload", self.max_payload_bytes)))
-        self.server_id = str(info.get("server_id", self.server_id))
-        if connection.ready.done():
+    async def _call(self, connection: _Connection, server: Server) -> None:
+        """A name may have several addresses, of which one is dead: each is tried, in an order by chance."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        addresses = [(str(address[0]), int(address[1])) for *_, address in found]
+        random.shuffle(addresses)
+        for number, address in enumerate(addresses, 1):
+            try:
+                async with asyncio.timeout(_HANDSHAKE_S / len(addresses)):
+                    await loop.create_connection(lambda: connection, *address)
+                return
+            except OSError:  # so is a TimeoutError
+                if number == len(addresses):
+                    raise
+
+    async def _encrypt(self, connection: _Connection, server: Server, information: dict[str, Any]) -> None:
+        """What the URL says counts: who only greets without TLS is not the bus."""
+        spoken = bool(information.get("tls_required") or information.get("tls_available"))
+        if not self.endpoint.tls:
+            if information.get("tls_required"):
+                raise BusOutage(f"the bus at {server} speaks TLS only", hint="its URL begins with tls://")
             return
+        if not spoken:
+            raise BusOutage(f"the bus at {server} speaks no TLS", hint="its URL begins with nats://, or it needs a certificate")
+        assert connection.transport is not None
+        connection.transport = await asyncio.get_running_loop().start_tls(
+            connection.transport, connection, self.endpoint.trust(), server_hostname=server.name
+        )
+
+    def informed(self, information: dict[str, Any]) -> None:
+        """INFO comes first, and again whenever servers come or go."""
+        self.max_payload_bytes = int(information.get("max_payload", self.max_payload_bytes))
+        self.server_id = str(information.get("server_id", self.server_id))
+        self.clustered = bool(information.get("cluster"))
+        self._servers.learn(information.get("connect_urls") or ())
+
+    def _introduce(self, connection: _Connection, information: dict[str, Any]) -> None:
+        """CONNECT and the subscriptions, then PING: its PONG says that all of it was taken."""
         options = {
             "verbose": False, "pedantic": False, "lang": "python-atoll", "version": "1", "protocol": 1,
             "headers": True, "no_responders": True, "name": self.name,
         }  # fmt: skip
-        options |= self.endpoint.proof(str(info.get("nonce", "")))
+        options |= self.endpoint.proof(str(information.get("nonce", "")))
         lines = [b"CONNECT ", json.dumps(options).encode(), _END]
         lines += [b"SUB %s %s\r\n" % (subject, sid) for sid, subject in self._subjects.items()]
         connection.write(b"".join([*lines, b"PING\r\n"]))
@@ -268,6 +311,7 @@ class Wire:
             self._broken.set()
             return
         self._connection = connection
+        self._unserved_since = None
         self.reconnects += 1
         self.last_error = ""
         self.writable.set()
@@ -338,8 +382,8 @@ class Wire:
         """One write, then as many acknowledgements as messages. Raises BusOutage, or Bug for one that is too large."""
         token, lines = self._new_token(), []
         reply = self._reply(token).encode()
-        for message in messages:
-            headers, body = message.headers, message.body
+        for message, headers in zip(messages, self._chained(messages), strict=True):
+            body = message.body
             before = len(headers) + _FRAME_BYTES
             total = before + len(body)
             if total > self.max_payload_bytes:
@@ -357,15 +401,48 @@ class Wire:
             raise _too_large(message, self.max_payload_bytes)
         await self._clear_to_write(timeout_s)
         token = self._new_token()
+        started = asyncio.get_running_loop().time()
         future = self._expect(token, -1 if many else 0, lambda: {message.subject})
         self.write(frame(message, self._reply(token)))
         answers = await self._within(token, future, timeout_s, f"an answer on {message.subject}")
         if answers[-1].status == 503:
+            self.not_served(started)
             raise BusOutage(
                 f"nobody on the bus answers {message.subject}",
                 hint="has the bus been provisioned for this service? `atoll up` does it",
             )
         return answers
+
+    def _chained(self, messages: Sequence[Message]) -> Iterable[bytes]:
+        """The headers of a batch. Among several servers the leader may change in its middle: what was sent to the old one is
+        lost, and the new one would store what comes after. So each is stored only if the one before it is the last of its
+        stream. A stream's subjects begin with a word of its own.
+        """
+        last: dict[str, bytes] = {}
+        for message in messages:
+            word = message.subject.partition(".")[0]
+            headers = message.headers
+            if self.clustered and word in last:
+                headers += b"Nats-Expected-Last-Msg-Id: %s\r\n" % last[word]
+            fits = len(headers) + len(message.body) + _FRAME_BYTES <= self.max_payload_bytes
+            yield headers if fits else message.headers
+            if id := _id(message.headers):
+                last[word] = id
+            else:
+                last.pop(word, None)
+
+    def not_served(self, since: float) -> None:
+        """A server that is cut off from the others greets and answers pings, but there is no JetStream behind it. Whoever has
+        asked in vain for a while tries another server; a leader that is elected meanwhile is one to whom it leads, too.
+        """
+        self._unserved_since = min(self._unserved_since or since, since)
+        connection = self._connection
+        if connection is None or connection.transport is None or not self._servers.several:
+            return
+        if asyncio.get_running_loop().time() - self._unserved_since > _PATIENCE_S:
+            logger.warning("%s: this server of the bus serves nothing: trying another", self.name)
+            connection.transport.abort()
+            self._unserved_since = None
 
     async def _clear_to_write(self, timeout_s: float) -> None:
         if not self.writable.is_set():
@@ -399,7 +476,7 @@ class Wire:
             expected.answers.append(Answer(headers, body))
             if not expected.left or status(headers):
                 _fulfil(expected)
-        elif headers or b'"error"' in body:
+        elif headers or b'"seq"' not in body or b'"error"' in body:  # only JetStream says where it has stored something
             _fail(expected.future, _refusal(headers, body))
         elif expected.left == 1:
             _fulfil(expected)
@@ -407,9 +484,17 @@ class Wire:
             expected.left -= 1
 
     async def _within(self, token: bytes, future: asyncio.Future[list[Answer]], timeout_s: float, what: str) -> list[Answer]:
-        timer = asyncio.get_running_loop().call_later(timeout_s, _fail, future, f"waited {timeout_s:g} s for {what}")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        timer = loop.call_later(timeout_s, _fail, future, f"waited {timeout_s:g} s for {what}")
         try:
-            return await future
+            answers = await future
+            self._unserved_since = None
+            return answers
+        except BusOutage:
+            if token in self._expected and self.connected:  # not lost with its connection
+                self.not_served(started)
+            raise
         finally:
             timer.cancel()
             self._expected.pop(token, None)
@@ -433,8 +518,17 @@ def lines(headers: bytes) -> bytes:
 def _refusal(headers: bytes, body: bytes) -> str:
     if headers:
         return "no stream takes this subject" if status(headers) == 503 else headers.decode(errors="replace").strip()
-    error = json.loads(body)["error"]
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return f"what answers is no stream: {body[:80].decode(errors='replace')}"
     return f"the bus refused: {error.get('description', error)} ({error.get('err_code', error.get('code'))})"
+
+
+def _id(headers: bytes) -> bytes:
+    """`Nats-Msg-Id` of header lines; b"" without one."""
+    start = headers.find(_MESSAGE_ID)
+    return headers[start + len(_MESSAGE_ID) : headers.find(_END, start)].strip() if start >= 0 else b""
 
 
 def _too_large(message: Message, limit_bytes: int) -> Bug:

@@ -18,9 +18,13 @@ from atoll.certificates.pair import Pair
 
 __all__ = ["Authority"]
 
-Usage = Literal["server", "client"]
+Usage = Literal["server", "client", "peer"]
 
-_USAGES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+_USAGES = {
+    "server": [ExtendedKeyUsageOID.SERVER_AUTH],
+    "client": [ExtendedKeyUsageOID.CLIENT_AUTH],
+    "peer": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+}
 _SKEW = timedelta(minutes=5)  # of other machines' clocks
 
 
@@ -42,7 +46,7 @@ class Authority:
         return cls(_pair(builder.sign(key, hashes.SHA256()), key))
 
     def issue(self, names: Sequence[str], usage: Usage, now: datetime, lifetime: timedelta) -> Pair:
-        """A certificate for these DNS names and addresses, good for one end of a connection only."""
+        """A certificate for these DNS names and addresses, good for one end of a connection only; a peer's for both."""
         own = x509.load_pem_x509_certificate(self.pair.chain)
         signer = _private(self.pair.key)
         key = ec.generate_private_key(ec.SECP256R1())
@@ -50,7 +54,7 @@ class Authority:
         builder = _begun(names[0], _common_name(own), key.public_key(), (now - _SKEW, ends))
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(authority=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([_USAGES[usage]]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(_USAGES[usage]), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(one) for one in names]), critical=False)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         return _pair(builder.sign(signer, hashes.SHA256()), key)

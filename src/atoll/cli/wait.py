@@ -16,7 +16,8 @@ __all__ = ["command"]
 _PAUSE_S = 0.1
 _ASK_S = 2.0
 _VARIABLES = {"bus": "ATOLL_BUS_URL", "database": "ATOLL_DATABASE_URL"}
-_PORTS = {"http": 80, "nats": 4222, "postgresql": 5432, "mongodb": 27017}
+_BUS = ("nats", "tls")
+_PORTS = {"http": 80, "nats": 4222, "tls": 4222, "postgresql": 5432, "mongodb": 27017}
 
 
 @click.command()
@@ -26,7 +27,7 @@ def command(what: str, timeout_s: float) -> None:
     """Wait until something answers, or end with an error that says what did not.
 
     `health` is this process's own container, `bus` and `database` are what ATOLL_BUS_URL and ATOLL_DATABASE_URL name. An http
-    URL must answer 200, a bus must greet, anything else must take a connection.
+    URL must answer 200, a bus must greet (one of its servers), anything else must take a connection.
     """
     url = _url(what)
     end = time.monotonic() + timeout_s
@@ -46,7 +47,7 @@ def _url(what: str) -> str:
         if not (found := with_files(os.environ).get(name)):
             raise SystemMistake(f"{name} is not set", hint=f"`atoll wait {what}` waits for what it names")
         what = found
-    if urlsplit(what).scheme not in {*_PORTS, "tcp"}:
+    if _scheme(what) not in {*_PORTS, "tcp"}:
         raise SystemMistake(f"{what!r} can't be waited for", hint=f"{', '.join([*_PORTS, 'tcp'])}:// and host:port")
     return what
 
@@ -63,7 +64,10 @@ def _own_health() -> str:
 
 
 def _fault(url: str) -> str:
-    """Why it is not there; "" when it is."""
+    """Why it is not there; "" when it is. Of a bus, one server is enough: it greets in the clear, before TLS."""
+    if _scheme(url) in _BUS and "," in url:
+        faults = [_fault(one if "://" in one else f"nats://{one}") for one in url.split(",")]
+        return "" if "" in faults else faults[0]
     parts = urlsplit(url)
     try:
         address = (parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
@@ -71,7 +75,7 @@ def _fault(url: str) -> str:
             connection.settimeout(_ASK_S)
             if parts.scheme == "http":
                 return _asked(connection, parts.path or "/")
-            greeted = parts.scheme != "nats" or connection.recv(5) == b"INFO "
+            greeted = parts.scheme not in _BUS or connection.recv(5) == b"INFO "
             return "" if greeted else "it is no bus"
     except OSError as error:
         return str(error) or type(error).__name__
@@ -84,7 +88,11 @@ def _asked(connection: socket.socket, path: str) -> str:
     return "" if status[1:2] == [b"200"] else f"it answers {status[1].decode() if status[1:] else 'nothing'}"
 
 
+def _scheme(url: str) -> str:
+    return urlsplit(url.partition(",")[0]).scheme
+
+
 def _shown(url: str) -> str:
     """Without a password."""
-    parts = urlsplit(url)
+    parts = urlsplit(url.partition(",")[0])
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)} does not answer"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,13 +240,13 @@ def _updated(known: Known, received: Received) -> Known:
 def run(environ: Mapping[str, str] | None = None, connect: Callable[[str], Bus] | None = None) -> None:
     """The process. Ends with SIGTERM or SIGINT; Envoy goes on."""
     environment = Environment.read(with_files(os.environ) if environ is None else environ)
-    asyncio.run(_main(environment, connect or _connect))
+    asyncio.run(_main(environment, connect or partial(_connect, environment.bus_ca)))
 
 
-def _connect(url: str) -> Bus:
+def _connect(authorities: str, url: str) -> Bus:
     from atoll.bus.jetstream import JetStreamBus
 
-    return JetStreamBus(url)
+    return JetStreamBus(url, authorities=authorities)
 
 
 async def _main(environment: Environment, connect: Callable[[str], Bus]) -> None:

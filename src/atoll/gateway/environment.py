@@ -25,13 +25,15 @@ class Environment:
     admin: Endpoint
     name: str
     origins: tuple[Origin, ...] = ()
+    bus_ca: str = ""
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Environment:
         """From ATOLL_BUS_URL, ATOLL_GATEWAY_DIR, ATOLL_GATEWAY_PORT, ATOLL_ENVOY_ADMIN (host:port) and, optionally,
-        ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port), ATOLL_MIRROR_ADDRESS (host:port of the process
-        that compares answers) and what docs/reference/environment.md says of TLS. Raises SystemMistake that names what is
-        missing or wrong.
+        ATOLL_BUS_CA, ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port), ATOLL_MIRROR_ADDRESS (host:port
+        of the process that compares answers) and what docs/reference/environment.md says of TLS.
+
+        Raises SystemMistake that names what is missing or wrong.
         """
         try:
             return cls(
@@ -41,6 +43,7 @@ class Environment:
                 admin=Endpoint.parse(env["ATOLL_ENVOY_ADMIN"]),
                 name=_key(env.get("ATOLL_GATEWAY_NAME") or f"{socket.gethostname()}-{env['ATOLL_GATEWAY_PORT']}"),
                 origins=_origins(env),
+                bus_ca=env.get("ATOLL_BUS_CA", ""),
             )
         except KeyError as missing:
             raise SystemMistake(f"{missing.args[0]} is not set", hint="`atoll up` sets it") from None

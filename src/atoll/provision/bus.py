@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ _SETTLE_S = 0.02
 _PROBE_S = 0.5
 _NANOSECONDS = 10**9
 _NOT_FOUND = 404
+_TOGETHER_S = 60.0
+_TOGETHER_PAUSE_S = 0.2
+_NOT_TOGETHER = (10005, 10008)  # "no suitable peers for placement", "temporarily unavailable"
 
 _STREAM: dict[str, Any] = {
     "retention": "limits",
     "discard": "new",  # the usual `old` drops unread events when the stream is full
     "storage": "file",
-    "num_replicas": 1,
     "max_msgs": -1,
     "max_bytes": -1,
     "max_age": 0,
@@ -68,11 +71,19 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """All that may be done to one bus. `passwords` has one for each of `nats.users(plan)`."""
+    """All that may be done to one bus. `passwords` has one for each of `nats.users(plan)`.
+
+    `reached` is how the bus is entered, if not at `server`. What is stored is stored by each of its servers.
+    """
 
     plan: BusPlan
     server: nats.BusServer
     passwords: Mapping[str, str]
+    reached: nats.Entrance | None = None
+
+    @property
+    def entrance(self) -> nats.Entrance:
+        return self.reached or self.server.entrance
 
     def write(self, file: Path) -> bool:
         """Puts the configuration in place, whole or not at all, readable by us only. True when it differs from before."""
@@ -95,18 +106,20 @@ class Administrator:
         return await self.make(prune=prune)
 
     async def reload(self) -> None:
-        """Makes the running server read its configuration. Raises BusOutage with its complaint: it goes on with the former.
+        """Makes every server read its configuration. Raises BusOutage with its complaint: it goes on with the former.
 
         Twice, because what is new answers nobody after the first time; `make` sees to it that even more would be done.
         """
-        async with self._as(nats.SYSTEM_USER) as bus:
-            for _ in range(2):
-                answer = json.loads(await bus.request(f"$SYS.REQ.SERVER.{bus.wire.server_id}.RELOAD"))
-                if error := answer.get("error"):
-                    raise BusOutage(f"the bus refused its configuration: {error.get('description', error)}")
+        for server in self.entrance.servers:
+            async with self._at(server, nats.SYSTEM_USER) as bus:
+                for _ in range(2):
+                    answer = json.loads(await bus.request(f"$SYS.REQ.SERVER.{bus.wire.server_id}.RELOAD"))
+                    if error := answer.get("error"):
+                        reason = error.get("description", error)
+                        raise BusOutage(f"the bus at {server} refused its configuration: {reason}")
 
     async def make(self, *, prune: bool = False) -> Made:
-        """Streams, durables and buckets as planned; returns when every service is answered by all it may ask.
+        """Streams, durables and buckets as planned; returns when every service is answered by all it may ask, at each server.
 
         With `prune`, leftover durables are deleted. Raises BusOutage.
         """
@@ -119,19 +132,36 @@ class Administrator:
         raise BusOutage(f"the bus does not answer: {', '.join(missing)}")
 
     async def _made(self, prune: bool) -> Made:
-        made = Made()
+        made, replicas = Made(), {"num_replicas": len(self.entrance.servers)}
         async with self._as(nats.PLATFORM_ADMIN) as bus:
+            await self._together(bus)
             for bucket in ("registry", "contracts"):
-                await _stream(bus, f"KV_{bucket}", _bucket(bucket), made)
+                await _stream(bus, f"KV_{bucket}", {**replicas, **_bucket(bucket)}, made)
         for service, consumers in self.plan.consumers.items():
             async with self._as(nats.admin(service)) as bus:
-                made.streams[service] = await _stream(bus, service, {"subjects": [f"event.{service}.>"]}, made)
+                own = {**replicas, "subjects": [f"event.{service}.>"]}
+                made.streams[service] = await _stream(bus, service, own, made)
                 if service == AUTH:
-                    await _stream(bus, nats.KEYS, {"subjects": ["keys.>"], "max_msgs_per_subject": 1}, made)
+                    await _stream(bus, nats.KEYS, {**replicas, "subjects": ["keys.>"], "max_msgs_per_subject": 1}, made)
                 await _durables(bus, service, consumers, made)
                 if prune:
                     await _prune(bus, service, made)
         return made
+
+    async def _together(self, bus: JetStreamBus) -> None:
+        """Several servers that have just started must find each other and choose who leads."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _TOGETHER_S
+        while len(self.entrance.servers) > 1:
+            try:
+                answer = json.loads(await bus.request("$JS.API.STREAM.NAMES", timeout_s=_PROBE_S))
+                if "error" not in answer:
+                    return
+            except BusOutage:
+                await bus.wait_connected(_CONNECT_S)
+            if loop.time() > end:
+                raise BusOutage(f"the servers {', '.join(self.entrance.servers)} have not become one bus in {_TOGETHER_S:g} s")
+            await asyncio.sleep(_TOGETHER_PAUSE_S)
 
     async def announce(
         self, system: Mapping[str, Any], contracts: Mapping[str, Contract], beside: Iterable[Contract] = ()
@@ -165,26 +195,38 @@ class Administrator:
         return found
 
     @asynccontextmanager
-    async def _as(self, user: str) -> AsyncIterator[JetStreamBus]:
-        bus = JetStreamBus(self.server.url(user, self.passwords[user]), name=f"provision {user}")
+    async def _as(self, user: str, entrance: nats.Entrance | None = None) -> AsyncIterator[JetStreamBus]:
+        way = entrance or self.entrance
+        url = way.url(user, self.passwords[user])
+        bus = JetStreamBus(url, name=f"provision {user}", authorities=way.authorities)
         await bus.start()
         try:
             if not await bus.wait_connected(_CONNECT_S):
                 reason = bus.wire.last_error or "nothing answers there"
-                raise BusOutage(f"the bus at {self.server.host}:{self.server.port} can't be entered as {user}: {reason}")
+                raise BusOutage(f"the bus at {', '.join(way.servers)} can't be entered as {user}: {reason}")
             yield bus
         finally:
             await bus.close()
 
+    @asynccontextmanager
+    async def _at(self, server: str, user: str) -> AsyncIterator[JetStreamBus]:
+        """Of several servers this one, and no other in its place: each has a configuration of its own."""
+        async with self._as(user, self.entrance.only(server)) as bus:
+            yield bus
+            if bus.wire.reconnects:
+                raise BusOutage(f"the connection to the bus at {server} was lost")
+
     async def _unanswered(self) -> list[str]:
-        """Imports that nobody answers yet, asked for in a way that changes nothing."""
+        """Imports that nobody answers yet, asked for in a way that changes nothing, at every server."""
         missing: list[str] = []
-        for service in self.plan.services:
-            async with self._as(nats.admin(service.name)) as bus:
+        for server, service in product(self.entrance.servers, self.plan.services):
+            async with self._at(server, nats.admin(service.name)) as bus:
                 subjects = list(_probes(self.plan, service))
                 answers = await asyncio.gather(*(_answers(bus, subject) for subject in subjects))
                 missing += [
-                    f"{service.name} → {subject}" for subject, there in zip(subjects, answers, strict=True) if not there
+                    f"{service.name} → {subject} at {server}"
+                    for subject, there in zip(subjects, answers, strict=True)
+                    if not there
                 ]
         return missing
 
@@ -194,6 +236,7 @@ def _probes(plan: BusPlan, service: BusService) -> Iterator[str]:
     yield f"$JS.API.DIRECT.GET.{nats.REGISTRY}.$KV.registry.{service.name}.nobody"
     if any(other.name == AUTH for other in plan.services):
         yield f"$JS.API.DIRECT.GET.{nats.KEYS}"
+        yield information(nats.KEYS)
     for source in service.sources:
         yield information(source.stream)
         yield f"$JS.API.CONSUMER.MSG.NEXT.{source.stream}.{service.name}"
@@ -229,6 +272,7 @@ async def _durables(bus: JetStreamBus, stream: str, consumers: Mapping[str, BusS
     existing = await _existing(bus, stream)
     for consumer, source in consumers.items():
         found = existing.pop(consumer, None)
+        # A durable is replicated as its stream is: 0 says so.
         wanted = {"durable_name": consumer, **_DURABLE, "filter_subjects": list(source.filters)}
         if found is not None and _serves(found["config"], wanted):
             continue
@@ -335,9 +379,18 @@ async def _put(bus: JetStreamBus, key: str, body: bytes, headers: bytes = b"") -
 async def _ask(bus: JetStreamBus, subject: str, question: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """JetStream's API. None when there is no such thing. Raises BusOutage with the server's reason."""
     body = json.dumps(question).encode() if question else b""
+    end = asyncio.get_running_loop().time() + _TOGETHER_S
     answer: dict[str, Any] = json.loads(await bus.request(f"$JS.API.{subject}", body))
+    while _not_together(answer) and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(_TOGETHER_PAUSE_S)
+        answer = json.loads(await bus.request(f"$JS.API.{subject}", body))
     if error := answer.get("error"):
         if error.get("code") == _NOT_FOUND:
             return None
         raise BusOutage(f"the bus refused {subject}: {error.get('description')} ({error.get('err_code')})")
     return answer
+
+
+def _not_together(answer: Mapping[str, Any]) -> bool:
+    """Whether a server of several is still missing, or who leads: that passes."""
+    return (answer.get("error") or {}).get("err_code") in _NOT_TOGETHER

@@ -34,7 +34,10 @@ class Job:
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Job:
-        """From ATOLL_PROVISION_DIR, ATOLL_BUS_ADDRESS and ATOLL_BUS_USERS. Raises SystemMistake that says what is wrong."""
+        """From ATOLL_PROVISION_DIR, ATOLL_BUS_ADDRESS, ATOLL_BUS_USERS and, where the bus speaks TLS, ATOLL_BUS_CA.
+
+        Raises SystemMistake that says what is wrong.
+        """
         names = ("ATOLL_PROVISION_DIR", "ATOLL_BUS_ADDRESS", "ATOLL_BUS_USERS")
         if missing := [name for name in names if not variables.get(name)]:
             raise SystemMistake(
@@ -43,8 +46,9 @@ class Job:
         folder = Path(variables["ATOLL_PROVISION_DIR"])
         contracts = {path.stem: load_contract(path) for path in sorted((folder / CONTRACTS_FOLDER).glob("*.json"))}
         plan = BusPlan.of(contracts)
-        server = _server(variables["ATOLL_BUS_ADDRESS"])
-        administrator = Administrator(plan, server, _passwords(plan, variables["ATOLL_BUS_USERS"]))
+        entrance = _entrance(variables["ATOLL_BUS_ADDRESS"], variables.get("ATOLL_BUS_CA", ""))
+        server = nats.BusServer("", 0, Path())  # its configuration is written by who rendered it
+        administrator = Administrator(plan, server, _passwords(plan, variables["ATOLL_BUS_USERS"]), entrance)
         return cls(_system(folder / SYSTEM_FILE), contracts, administrator)
 
     async def run(self) -> list[str]:
@@ -62,11 +66,17 @@ class Job:
         return [*said, *(f"{count} old events of {stream} purged" for stream, count in purged.items())]
 
 
-def _server(address: str) -> nats.BusServer:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise SystemMistake(f"ATOLL_BUS_ADDRESS is {address!r}", hint="it is host:port, like nats:4222")
-    return nats.BusServer("", int(port), Path(), host=host)
+def _entrance(addresses: str, authorities: str) -> nats.Entrance:
+    servers = tuple(addresses.split(","))
+    for address in servers:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            hint = "it is host:port, like nats:4222; of several servers all, with commas"
+            raise SystemMistake(f"ATOLL_BUS_ADDRESS is {addresses!r}", hint=hint)
+    if len(servers) not in (1, 3):
+        hint = "one, or three: two are no safer than one, and more are not tried"
+        raise SystemMistake(f"ATOLL_BUS_ADDRESS names {len(servers)} servers", hint=hint)
+    return nats.Entrance(servers, tls=bool(authorities), authorities=authorities)
 
 
 def _passwords(plan: BusPlan, text: str) -> dict[str, str]:

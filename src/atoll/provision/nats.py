@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,18 @@ from atoll.bus.jetstream import information
 from atoll.bus.ports import MAX_PAYLOAD_BYTES
 from atoll.system.plan import AUTH, BusPlan, BusService
 
-__all__ = ["BusServer", "account", "accounts", "admin", "administers", "configuration", "users"]
+__all__ = [
+    "BusServer",
+    "Cluster",
+    "Entrance",
+    "Variable",
+    "account",
+    "accounts",
+    "admin",
+    "administers",
+    "configuration",
+    "users",
+]
 
 PLATFORM, SYSTEM = "PLATFORM", "SYS"
 PLATFORM_ADMIN, GATEWAY, SYSTEM_USER = "platform-admin", "gateway", "sys"
@@ -29,19 +40,66 @@ REGISTRY, CONTRACTS, KEYS = "KV_registry", "KV_contracts", "keys"
 _DIRECT = "$JS.API.DIRECT.GET"
 
 
+class Variable(str):
+    """What the server reads from its environment at its start, so that one text serves several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How the bus is reached: `host:port` of every server. `authorities` is the file of those who vouch for their TLS."""
+
+    servers: tuple[str, ...]
+    tls: bool = False
+    authorities: str = ""
+
+    def url(self, user: str, password: str) -> str:
+        """What that user connects with."""
+        who = f"{'tls' if self.tls else 'nats'}://{quote(user, safe='')}:{quote(password, safe='')}@"
+        return ",".join(who + server for server in self.servers)
+
+    def only(self, server: str) -> Entrance:
+        """One of them."""
+        return replace(self, servers=(server,))
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Several servers that are one bus: where this one listens for the others, and where all of them do (`host:port`).
+
+    `client_advertise` and `route_advertise` are where clients and servers are told to find it, if not at its addresses.
+    """
+
+    listen: str
+    routes: tuple[str, ...]
+    client_advertise: str = ""
+    route_advertise: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class BusServer:
-    """Where the server listens and stores. `sync_always`: an acknowledged event survives power loss, at four times the cost."""
+    """Where the server listens and stores. `sync_always`: an acknowledged event survives power loss, at four times the cost.
+
+    `tls` is the folder with its certificate (`tls.crt`, `tls.key`) and its authority's (`ca.crt`). `health_port` answers who
+    asks whether it has caught up with the others.
+    """
 
     name: str
     port: int
     store: Path
     host: str = "127.0.0.1"
     sync_always: bool = False
+    cluster: Cluster | None = None
+    tls: Path | None = None
+    health_port: int = 0
+
+    @property
+    def entrance(self) -> Entrance:
+        """For whoever is on the same machine."""
+        return Entrance((f"{self.host}:{self.port}",))
 
     def url(self, user: str, password: str) -> str:
         """What that user connects with."""
-        return f"nats://{quote(user, safe='')}:{quote(password, safe='')}@{self.host}:{self.port}"
+        return self.entrance.url(user, password)
 
 
 def users(plan: BusPlan) -> tuple[str, ...]:
@@ -76,6 +134,7 @@ def configuration(plan: BusPlan, server: BusServer, passwords: Mapping[str, str]
         "server_name": server.name,
         "max_payload": MAX_PAYLOAD_BYTES,
         "jetstream": {"store_dir": str(server.store)} | ({"sync_interval": "always"} if server.sync_always else {}),
+        **_among_others(server),
         "system_account": SYSTEM,
         "accounts": {
             **{name: {"jetstream": "enabled"} for name in sorted(retired)},
@@ -85,6 +144,30 @@ def configuration(plan: BusPlan, server: BusServer, passwords: Mapping[str, str]
         },
     }
     return "# Written by atoll from the contracts; whatever is changed here is overwritten.\n" + "\n".join(_block(top)) + "\n"
+
+
+def _among_others(server: BusServer) -> dict[str, Any]:
+    """Servers of one bus show each other their certificates; clients show who they are in another way."""
+    own = {"tls": _certificate(server.tls)} if server.tls else {}
+    found: dict[str, Any] = {**own, **({"http_port": server.health_port} if server.health_port else {})}
+    if cluster := server.cluster:
+        found |= {"client_advertise": cluster.client_advertise} if cluster.client_advertise else {}
+        found["cluster"] = {
+            "name": "atoll",
+            "listen": cluster.listen,
+            **({"advertise": cluster.route_advertise} if cluster.route_advertise else {}),
+            "routes": [f"{'tls' if server.tls else 'nats'}://{route}" for route in cluster.routes],
+            **_among(server.tls),
+        }
+    return found
+
+
+def _among(folder: Path | None) -> dict[str, Any]:
+    return {"tls": {**_certificate(folder), "ca_file": str(folder / "ca.crt"), "timeout": 5}} if folder else {}
+
+
+def _certificate(folder: Path) -> dict[str, Any]:
+    return {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")}
 
 
 def accounts(text: str) -> set[str]:
@@ -99,14 +182,19 @@ def _service_account(plan: BusPlan, service: BusService, passwords: Mapping[str,
         "users": [_user(service.name, passwords, allowed), _user(admin(service.name), passwords)],
         "exports": list(_exports(plan, service)),
         "imports": list(_imports(plan, service)),
-        "mappings": {json.dumps(information(service.name)): _stream_info(service.name)},
+        "mappings": {json.dumps(information(stream)): _stream_info(stream) for stream in _own_streams(service)},
     }
 
 
 def _platform_account(plan: BusPlan, passwords: Mapping[str, str]) -> dict[str, Any]:
     allowed = {
         # Beside reading, a gateway says that it is there, so that several can share what a client may ask.
-        "publish": [*(f"{_DIRECT}.{stream}" for stream in (REGISTRY, CONTRACTS, KEYS)), *_own_registry_keys(GATEWAY)],
+        "publish": [
+            *(f"{_DIRECT}.{stream}" for stream in (REGISTRY, CONTRACTS, KEYS)),
+            *(f"{information(stream)}" for stream in (REGISTRY, CONTRACTS, KEYS)),
+            *(_stream_info(stream) for stream in (REGISTRY, CONTRACTS)),
+            *_own_registry_keys(GATEWAY),
+        ],
         "subscribe": [f"_INBOX_{GATEWAY}.>", "$KV.registry.>", "$KV.contracts.>", "keys.>"],
     }
     exports = [
@@ -119,6 +207,8 @@ def _platform_account(plan: BusPlan, passwords: Mapping[str, str]) -> dict[str, 
         "users": [_user(GATEWAY, passwords, allowed), _user(PLATFORM_ADMIN, passwords)],
         "exports": exports,
         "imports": _keys_imports() if _has_auth(plan) else [],
+        # How far a stream is, only its leader knows: a snapshot of a server that is behind is asked for again.
+        "mappings": {json.dumps(information(stream)): _stream_info(stream) for stream in (REGISTRY, CONTRACTS)},
     }
 
 
@@ -136,6 +226,7 @@ def _exports(plan: BusPlan, service: BusService) -> Iterator[dict[str, Any]]:
         everybody = [*(account(other.name) for other in plan.services if other.name != AUTH), PLATFORM]
         yield {"stream": "keys.>", "accounts": everybody}
         yield {"service": f"{_DIRECT}.{KEYS}", "response_type": "stream", "accounts": everybody}
+        yield {"service": _stream_info(KEYS), "accounts": everybody}
 
 
 def _imports(plan: BusPlan, service: BusService) -> Iterator[dict[str, Any]]:
@@ -156,6 +247,7 @@ def _keys_imports() -> list[dict[str, Any]]:
     return [
         {"stream": {"account": owner, "subject": "keys.>"}},
         {"service": {"account": owner, "subject": f"{_DIRECT}.{KEYS}"}},
+        {"service": {"account": owner, "subject": _stream_info(KEYS)}, "to": information(KEYS)},
     ]
 
 
@@ -167,14 +259,18 @@ def _may_publish(service: BusService, plan: BusPlan) -> list[str]:
             allowed.append(_stream_info(service.name))  # the server checks what a mapping leads to, too
     allowed += _own_registry_keys(service.name)
     if service.name == AUTH:
-        allowed.append("keys.>")
+        allowed += ["keys.>", _stream_info(KEYS)]
     if _has_auth(plan):
-        allowed.append(f"{_DIRECT}.{KEYS}")
+        allowed += [f"{_DIRECT}.{KEYS}", information(KEYS)]
     return allowed
 
 
 def _may_subscribe(service: BusService, plan: BusPlan) -> list[str]:
     return [f"_INBOX_{service.name}.>", f"wake.{service.name}", *(["keys.>"] if _has_auth(plan) else [])]
+
+
+def _own_streams(service: BusService) -> list[str]:
+    return [service.name, KEYS] if service.name == AUTH else [service.name]
 
 
 def _has_auth(plan: BusPlan) -> bool:
@@ -236,4 +332,6 @@ def _inline(value: Any) -> str:
         return "{ " + ", ".join(f"{key}: {_inline(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
+    if isinstance(value, Variable):
+        return f"${value}"
     return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from typing import Any
+
+from atoll.bus.endpoint import Endpoint
 
 __all__ = ["reachable_at"]
 
 logger = logging.getLogger("atoll.registry")
 
 _RETRY_S = 0.5
-_BUS_PORT = 4222
 
 
 async def reachable_at(listen: str, bus_url: str) -> str:
@@ -43,10 +45,17 @@ def _is_any(host: str) -> bool:
 
 def _own_address(bus_url: str) -> str:
     """As the kernel would send from it. A datagram socket that is connected sends nothing."""
-    bus = urlsplit(bus_url)
-    found = socket.getaddrinfo(bus.hostname, bus.port or _BUS_PORT, type=socket.SOCK_DGRAM)
-    family, kind, protocol, _, address = found[0]
+    family, kind, protocol, _, address = _first_address(bus_url)
     with socket.socket(family, kind, protocol) as asking:
         asking.connect(address)
         own = str(asking.getsockname()[0])
     return f"[{own}]" if family == socket.AF_INET6 else own
+
+
+def _first_address(bus_url: str) -> tuple[int, int, int, str, Any]:
+    """Of the first server that has one: one that does not run may have none."""
+    servers = Endpoint.parse(bus_url).servers
+    for server in servers[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
+    return socket.getaddrinfo(servers[-1].host, servers[-1].port, type=socket.SOCK_DGRAM)[0]

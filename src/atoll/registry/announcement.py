@@ -65,10 +65,11 @@ class Announcement:
         if self.superseded or self._sequence is None:
             return
         with contextlib.suppress(BusOutage):
-            if await _write(self._bus, self.replica.key, b"", self._sequence, timeout_s) is None and await self._still_mine(
-                timeout_s
-            ):
+            try:
                 await _write(self._bus, self.replica.key, b"", self._sequence, timeout_s)
+            except _Taken as taken:
+                if await self._still_mine(taken.sequence, timeout_s):
+                    await _write(self._bus, self.replica.key, b"", self._sequence, timeout_s)
 
     async def _go_on(self) -> None:
         while not self.superseded:
@@ -85,24 +86,34 @@ class Announcement:
 
     async def _beat(self) -> None:
         entry = msgspec.json.encode(msgspec.structs.replace(self.replica, beat=self._clock()))
-        stored = await _write(self._bus, self.replica.key, entry, self._sequence)
-        if stored is None:
-            if not await self._still_mine():
+        try:
+            self._sequence = await _write(self._bus, self.replica.key, entry, self._sequence)
+        except _Taken as taken:
+            if not await self._still_mine(taken.sequence):
                 self.superseded = True
                 logger.info("another process took over the slot %s", self.replica.key)
                 return
-            stored = await _write(self._bus, self.replica.key, entry, self._sequence)
-        if stored is not None:
-            self._sequence = stored
+            with contextlib.suppress(_Taken):  # then by whom, the next beat will see
+                self._sequence = await _write(self._bus, self.replica.key, entry, self._sequence)
 
-    async def _still_mine(self, timeout_s: float = 5.0) -> bool:
-        """After a refused write: what stands there may be mine all the same (its acknowledgement was lost), or nobody's."""
+    async def _still_mine(self, last: int, timeout_s: float = 5.0) -> bool:
+        """After a refused write: what stands there may be mine all the same (its acknowledgement was lost), or nobody's.
+
+        Among several servers one that is behind may show what was there before me, and one that was cut off may refuse with
+        it. Neither tells of a successor, so an entry is believed only when it is as new as the refusal says, and one of another
+        process only when it is newer than mine.
+        """
         found = await self._bus.latest(STREAM, subject(self.replica.key), timeout_s)
+        sequence = found[0].sequence if found else 0
+        if sequence < last:
+            raise BusOutage(f"the registry showed {self.replica.key} as it was before {last}")
         if found and not removal(found[0]):
             entry = parse(found[0])
             if entry is not None and entry.incarnation != self.replica.incarnation:
+                if sequence < (self._sequence or 0):
+                    raise BusOutage(f"the registry showed {self.replica.key} as it was before {self._sequence}")
                 return False
-        self._sequence = found[0].sequence if found else 0
+        self._sequence = sequence
         return True
 
 
@@ -115,17 +126,36 @@ async def remove(bus: Bus, service: str, replica: str, died_at: float) -> bool:
     entry = parse(found[0])
     if entry is not None and entry.beat > died_at:
         return False
-    return await _write(bus, key, b"", found[0].sequence) is not None
+    try:
+        await _write(bus, key, b"", found[0].sequence)
+    except _Taken:
+        return False
+    return True
 
 
-async def _write(bus: Bus, key: str, body: bytes, expected: int | None, timeout_s: float = 5.0) -> int | None:
-    """The new sequence; None when `expected` was not the last one of this key. No body removes."""
+class _Taken(Exception):
+    """The last write of this key was another one: the one of `sequence`, as the refusal says."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(sequence)
+        self.sequence = sequence
+
+
+async def _write(bus: Bus, key: str, body: bytes, expected: int | None, timeout_s: float = 5.0) -> int:
+    """The new sequence. Raises _Taken when `expected` was not the last one of this key. No body removes."""
     headers = b"" if body else b"KV-Operation: DEL\r\n"
     if expected is not None:
         headers += b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % expected
     answer = json.loads(await bus.request(subject(key), body, headers, timeout_s))
     if error := answer.get("error"):
+        description = str(error.get("description"))
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
-            return None
-        raise BusOutage(f"the registry did not take {key}: {error.get('description')}")
+            raise _Taken(_last_number(description))
+        raise BusOutage(f"the registry did not take {key}: {description}")
     return int(answer["seq"])
+
+
+def _last_number(text: str) -> int:
+    """Of `wrong last sequence: 17`; 0 where none is told."""
+    word = text.rpartition(" ")[2]
+    return int(word) if word.isdigit() else 0

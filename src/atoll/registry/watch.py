@@ -73,8 +73,8 @@ class Watch:
         """What was heard live since the question was asked is newer than the answer. What the answer lacks is not gone:
         the bucket may have been wiped."""
         self._listening_since = self._clock()
+        self._heard.clear()
         while True:
-            self._heard.clear()
             try:
                 snapshot = await self._bus.latest(STREAM, subject(">"))
             except BusOutage as error:

@@ -44,6 +44,7 @@ class Environment(msgspec.Struct, frozen=True):
     folder: Path
     database_url: str = ""
     bus_url: str = ""
+    bus_ca: str = ""
     issuer: str = ""
     audience: str = ""
     contract_digest: str = ""
@@ -74,6 +75,7 @@ class Environment(msgspec.Struct, frozen=True):
             folder=Path(variables.get("ATOLL_FOLDER") or "."),
             database_url=variables.get("ATOLL_DATABASE_URL", ""),
             bus_url=variables.get("ATOLL_BUS_URL", ""),
+            bus_ca=variables.get("ATOLL_BUS_CA", ""),
             issuer=variables.get("ATOLL_ISSUER", ""),
             audience=variables.get("ATOLL_AUDIENCE", ""),
             contract_digest=variables.get("ATOLL_CONTRACT_DIGEST", ""),

@@ -296,7 +296,7 @@ def _bus(environment: Environment) -> Bus | None:
         return None
     from atoll.bus.jetstream import JetStreamBus
 
-    return JetStreamBus(environment.bus_url, name=environment.replica)
+    return JetStreamBus(environment.bus_url, name=environment.replica, authorities=environment.bus_ca)
 
 
 def _tls(environment: Environment) -> GatewayOnly | None:
