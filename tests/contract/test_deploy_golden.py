@@ -29,7 +29,7 @@ def test_the_compose_file_of_the_shop_is_the_golden_one() -> None:
 
 def test_the_secrets_of_the_shop_are_the_golden_ones() -> None:
     plan = shop_plan()
-    files = secret_files(plan, Keeper(lambda name: f"<{name}>", {"session_secret": "<given>"}))
+    files = secret_files(plan, Keeper(lambda name: f"<{name}>", {"session_secret": "<given>"}, manifests.certificates))
     golden.check("compose/secrets.txt", "".join(f"== {name}\n{text}\n" for name, text in sorted(files.items())))
 
 

@@ -307,3 +307,39 @@ def test_monitoring_reaches_every_pod_that_says_where_its_metrics_are(shop: dict
         assert rules, name
         asked += 1
     assert asked == len(SERVICES) + 2
+
+
+def test_the_bus_has_three_servers_where_work_is_real_and_one_to_try_things(shop: dict[str, Objects]) -> None:
+    replicas = {overlay: by_name(objects, "StatefulSet")["nats"]["spec"]["replicas"] for overlay, objects in shop.items()}
+    assert {overlay: replicas[overlay] for overlay in OVERLAYS} == {"dev": 1, "production": 3, "operators": 3}
+    for overlay in ("production", "operators"):
+        objects = shop[overlay]
+        spread = by_name(objects, "StatefulSet")["nats"]["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert {one["topologyKey"]: one["whenUnsatisfiable"] for one in spread} == {
+            "kubernetes.io/hostname": "DoNotSchedule",
+            "topology.kubernetes.io/zone": "ScheduleAnyway",
+        }
+        assert by_name(objects, "PodDisruptionBudget")["nats"]["spec"]["maxUnavailable"] == 1
+        assert by_name(objects, "Service")["nats"]["spec"]["publishNotReadyAddresses"]
+        assert by_name(objects, "NetworkPolicy")["nats-routes"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        for number in range(3):
+            assert f'"tls://nats-{number}.nats:6222"' in by_name(objects, "ConfigMap")["nats"]["data"]["nats.conf"]
+
+
+def test_provision_is_told_of_every_server_of_the_bus(shop: dict[str, Objects]) -> None:
+    for overlay, servers in {"dev": 1, "production": 3, "operators": 3}.items():
+        jobs = [spec for name, spec in pods(shop[overlay]) if name.split()[1].startswith("provision")]
+        assert len(jobs) == 2
+        for job in jobs:
+            variables = {one["name"]: one["value"] for one in job["spec"]["containers"][0]["env"]}
+            assert len(variables["ATOLL_BUS_ADDRESS"].split(",")) == servers
+
+
+def test_nothing_but_the_manifest_decides_where_it_says_how_many_servers_the_bus_has(tmp_path: Path) -> None:
+    found = shop_plan()
+    for number in (1, 3):
+        one = replace(found, system=replace(found.system, bus=replace(found.system.bus, servers=number)))
+        folder = tmp_path / str(number)
+        written(one, folder)
+        for overlay in OVERLAYS:
+            assert by_name(built(folder, overlay), "StatefulSet")["nats"]["spec"]["replicas"] == number

@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
+from atoll.certificates.authority import Authority
+from atoll.certificates.pair import Pair
 from atoll.errors import BusOutage
+from tests.support.cluster import certificates
 from tests.support.deployed import SHOP
 from tests.support.engines import nats_server
 from tests.support.manifests import OVERLAYS, built
@@ -56,6 +60,16 @@ def test_what_is_rendered_again_stays_as_it_is(shop: RunningSystem, rendered: Pa
     before = (rendered / "base" / "nats" / "nats.conf").read_text()
     assert shop.must(*KUBERNETES) == ""
     assert (rendered / "base" / "nats" / "nats.conf").read_text() == before
+
+
+def test_the_certificate_of_the_bus_stays_and_nobody_gets_its_authority_s_key(shop: RunningSystem, rendered: Path) -> None:
+    secrets = rendered / "secrets"
+    before = (secrets / "nats" / "tls.crt").read_text()
+    shop.must(*KUBERNETES)
+    assert (secrets / "nats" / "tls.crt").read_text() == before
+    own = secrets / "authority" / "ca.key"
+    assert [path for path in secrets.rglob("*") if path.is_file() and path.read_text() == own.read_text()] == [own]
+    assert "authority" not in (secrets / "kustomization.yaml").read_text()
 
 
 def test_secrets_can_be_read_by_nobody_else(rendered: Path) -> None:
@@ -104,27 +118,64 @@ def test_diff_needs_no_secrets_as_in_ci(shop: RunningSystem, rendered: Path, tmp
     assert not (tmp_path / "checkout" / "secrets").exists()
 
 
+def bus_of_loopback(rendered: Path, folder: Path) -> Path:
+    """A certificate of the rendered authority for this machine: it is made for names that only a cluster has."""
+    kept = rendered / "secrets" / "authority"
+    authority = Authority(Pair.parse((kept / "ca.crt").read_bytes(), (kept / "ca.key").read_bytes()))
+    return certificates(folder / "tls", "127.0.0.1", authority=authority)
+
+
+async def provisioned(rendered: Path, ports: list[int]) -> str:
+    """What `atoll provision` says, with the rendered files and secrets."""
+    told = {
+        "ATOLL_PROVISION_DIR": str(rendered / "base" / "provision"),
+        "ATOLL_BUS_ADDRESS": ",".join(f"127.0.0.1:{port}" for port in ports),
+        "ATOLL_BUS_USERS_FILE": str(rendered / "secrets" / "provision" / "bus_users"),
+        "ATOLL_BUS_CA": str(rendered / "secrets" / "provision" / "bus_ca"),
+    }
+    command = [sys.executable, "-m", "atoll", "provision"]
+    environment = {**os.environ, **told}
+    done = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def orders_at(rendered: Path, port: int) -> JetStreamBus:
+    url = (rendered / "secrets" / "orders" / "bus_url").read_text().replace("@nats:4222", f"@127.0.0.1:{port}")
+    orders = JetStreamBus(url, authorities=str(rendered / "secrets" / "orders" / "bus_ca"))
+    await orders.start()
+    assert await orders.wait_connected(5), orders.wire.last_error
+    return orders
+
+
 async def test_the_rendered_bus_and_secrets_let_provision_and_services_in(rendered: Path, tmp_path: Path) -> None:
     """A real nats-server and `atoll provision` with the rendered files; only addresses and folders are this machine's."""
-    port = free_port()
+    port, tls = free_port(), bus_of_loopback(rendered, tmp_path)
     text = (rendered / "base" / "nats" / "nats.conf").read_text()
     text = text.replace("0.0.0.0:4222", f"127.0.0.1:{port}").replace('"/data"', f'"{tmp_path / "store"}"')
-    async with nats_server(tmp_path / "nats", text, port):
-        told = {
-            "ATOLL_PROVISION_DIR": str(rendered / "base" / "provision"),
-            "ATOLL_BUS_ADDRESS": f"127.0.0.1:{port}",
-            "ATOLL_BUS_USERS_FILE": str(rendered / "secrets" / "provision" / "bus_users"),
-        }
-        command = [sys.executable, "-m", "atoll", "provision"]
-        done = await asyncio.to_thread(
-            subprocess.run, command, env={**os.environ, **told}, capture_output=True, text=True, timeout=90
-        )
-        assert "contracts announced" in done.stdout, done.stderr
-        url = (rendered / "secrets" / "orders" / "bus_url").read_text().replace("@nats:4222", f"@127.0.0.1:{port}")
-        orders = JetStreamBus(url)
-        await orders.start()
-        assert await orders.wait_connected(5)
+    async with nats_server(tmp_path / "nats", text.replace("/run/secrets", str(tls)), port):
+        assert "contracts announced" in await provisioned(rendered, [port])
+        orders = await orders_at(rendered, port)
         await orders.publish([Message("event.orders.order_placed.0", b"", b"placed")])
         with pytest.raises(BusOutage):
             await orders.publish([Message("event.catalog.price_changed.0", b"", b"forged")], timeout_s=1)
         await orders.close()
+
+
+async def test_the_rendered_three_servers_are_one_bus(rendered: Path, tmp_path: Path) -> None:
+    """The same text for each; what differs stands in its environment."""
+    ports, routes, tls = [free_port() for _ in range(3)], [free_port() for _ in range(3)], bus_of_loopback(rendered, tmp_path)
+    text = (rendered / "components" / "three-servers" / "nats" / "nats.conf").read_text().replace("/run/secrets", str(tls))
+    for number, route in enumerate(routes):
+        text = text.replace(f"nats-{number}.nats:6222", f"127.0.0.1:{route}")
+    async with AsyncExitStack() as stack:
+        for number, port in enumerate(ports):
+            own = text.replace("0.0.0.0:4222", f"127.0.0.1:{port}").replace("0.0.0.0:6222", f"127.0.0.1:{routes[number]}")
+            own = own.replace('"/data"', f'"{tmp_path / str(number)}"').replace("http_port: 8222", f"http_port: {free_port()}")
+            told = {"ATOLL_BUS_SERVER": f"nats-{number}", "ATOLL_BUS_ADVERTISE": f"127.0.0.1:{port}"}
+            await stack.enter_async_context(nats_server(tmp_path / f"nats-{number}", own, port, told))
+        assert "contracts announced" in await provisioned(rendered, ports)
+        for port in ports:
+            orders = await orders_at(rendered, port)
+            await orders.publish([Message("event.orders.order_placed.0", b"", b"placed")])
+            await orders.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.engines import nats
@@ -48,13 +48,16 @@ class NatsServer:
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, text: str = _OPEN, port: int = 0) -> AsyncIterator[NatsServer]:
+async def nats_server(
+    folder: Path, text: str = _OPEN, port: int = 0, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[NatsServer]:
     """A running server with that configuration, which must name `port`; without one everybody may everything."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     file = folder / "nats.conf"
     file.write_text(_OPEN.format(port=port, store=folder / "store") if text is _OPEN else text)
-    process = Process.start(nats.command(nats.find(), file, folder / "nats.log"))
+    command = nats.command(nats.find(), file, folder / "nats.log")
+    process = Process.start(replace(command, environment=environment or {}))
     server = NatsServer(folder, port, process)
     try:
         await process.wait_ready(lambda: nats.ready("127.0.0.1", port))

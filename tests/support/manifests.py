@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from atoll.bus import nkeys
+from atoll.deploy.bus import BusHosts
 from atoll.deploy.files import write, write_secrets
-from atoll.deploy.kubernetes import Told, host, render, secret_generators
+from atoll.deploy.kubernetes import Told, host, render, secret_generators, three_servers
 from atoll.deploy.plan import Plan
-from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, given_names, secret_files
+from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, bus_file, given_names, secret_files
 
 OVERLAYS = ("dev", "production", "operators")
 _TIMEOUT_S = 60.0
@@ -24,8 +25,9 @@ _TIMEOUT_S = 60.0
 def told(plan: Plan) -> Told:
     """Tags hold digests of all sources, so here they hold none."""
     names = [*(part.name for part in plan.parts), "gateway", "nats", "provision", *plan.database_kinds]
-    bus = secret_files(plan, keeper(plan))[BUS_CONFIGURATION]
-    return Told({name: f"shop/{name}:1.0.0-0123456789ab" for name in names}, bus)
+    bus = bus_file(plan, keeper(plan), BusHosts())
+    of_three = secret_files(plan, keeper(plan))[BUS_CONFIGURATION]
+    return Told({name: f"shop/{name}:1.0.0-0123456789ab" for name in names}, bus, of_three)
 
 
 def keeper(plan: Plan) -> Keeper:
@@ -34,7 +36,12 @@ def keeper(plan: Plan) -> Keeper:
     def password(name: str) -> str:
         return nkeys.seed(hashlib.sha256(name.encode()).digest()) if name.startswith(OF_BUS) else f"<{name}>"
 
-    return Keeper(password, dict.fromkeys(given_names(plan), "given"), host=host)
+    return Keeper(password, dict.fromkeys(given_names(plan), "given"), certificates, host=host, bus=three_servers())
+
+
+def certificates(names: Sequence[str]) -> dict[str, str]:
+    """What would be in their places."""
+    return {"tls.crt": f"<certificate of {', '.join(names)}>", "tls.key": "<key of the bus>", "ca.crt": "<authority>"}
 
 
 def written(plan: Plan, folder: Path) -> None:

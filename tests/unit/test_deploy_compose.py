@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from atoll.deploy import yaml
+from atoll.deploy.bus import compose_hosts
 from atoll.deploy.compose import CELLS, Told, cells, render
 from atoll.deploy.plan import Database, Part, Plan, plan
 from atoll.deploy.secrets import Keeper, given_names, secret_files
@@ -18,6 +19,7 @@ from atoll.errors import SystemMistake
 from atoll.system.contract import Contract
 from atoll.system.manifest import Secret, ServiceSpec, System, parse
 from tests.support.contracts import contract
+from tests.support.manifests import certificates
 
 MANIFEST = """
 format = 1
@@ -85,6 +87,44 @@ def test_gateway_and_bus_are_in_all_cells_and_cells_come_in_eights() -> None:
         assert all(f"cell-{number:02}" in found[name] for number in range(2 * CELLS))
 
 
+THREE = ("nats-1", "nats-2", "nats-3")
+
+
+def of_three() -> Plan:
+    return plan(system(MANIFEST + "[bus]\nservers = 3\n"), contracts(["auth", "orders", "catalog"]))
+
+
+def test_three_servers_of_the_bus_have_a_volume_each_and_everybody_waits_for_all() -> None:
+    one = of_three()
+    text = render(one, told(one))["compose.yaml"]
+    found = sections(text)
+    assert "nats" not in found
+    for name in THREE:
+        assert f'"{name}-data:/data"' in found[name]
+        assert f"ATOLL_BUS_SERVER: {name}" in found[name]
+        for waiting in ("provision", "gateway"):
+            assert f"{name}:\n        condition: service_healthy" in found[waiting]
+    assert 'ATOLL_BUS_ADDRESS: "nats-1:4222,nats-2:4222,nats-3:4222"' in found["provision"]
+
+
+def test_three_servers_find_each_other_in_one_network_only() -> None:
+    one = of_three()
+    files = secret_files(one, Keeper(lambda name: name, {"payment_key": "k"}, certificates, bus=compose_hosts(one)))
+    found = sections(render(one, told(one))["compose.yaml"])
+    for name in THREE:
+        assert f"platform:\n        aliases:\n          - {name}.routes" in found[name]
+        assert found[name].count(".routes") == 1
+        assert f"tls://{name}.routes:6222" in files["nats/nats.conf"]
+        assert f"{name}.routes" in files["nats/tls.crt"]
+    assert files["orders/bus_url"].count("@nats-") == len(THREE)
+
+
+@pytest.mark.parametrize("wrong", ["2", "5", "true", '"3"'])
+def test_a_bus_has_one_server_or_three(wrong: str) -> None:
+    with pytest.raises(SystemMistake, match="`servers` must be 1 or 3"):
+        system(MANIFEST + f"[bus]\nservers = {wrong}\n")
+
+
 def test_a_database_shares_a_network_with_its_service_only() -> None:
     one = planned()
     found = sections(render(one, told(one))["compose.yaml"])
@@ -124,7 +164,7 @@ def test_what_only_an_operator_can_know_is_asked_for_by_name() -> None:
     one = planned()
     assert given_names(one) == {"payment_key": "orders"}
     with pytest.raises(SystemMistake, match=r"payment_key \(of orders\)"):
-        secret_files(one, Keeper(lambda name: name, {}))
+        secret_files(one, Keeper(lambda name: name, {}, certificates))
 
 
 def test_somebody_else_s_database_has_no_container_and_its_url_is_given() -> None:
@@ -132,7 +172,7 @@ def test_somebody_else_s_database_has_no_container_and_its_url_is_given() -> Non
     parts = tuple(_external(part) if part.name == "catalog" else part for part in one.parts)
     other = replace(one, parts=parts)
     assert "catalog-database" not in sections(render(other, told(other))["compose.yaml"])
-    keeper = Keeper(lambda name: name, {"payment_key": "k", "catalog_url": "postgresql://elsewhere/catalog"})
+    keeper = Keeper(lambda name: name, {"payment_key": "k", "catalog_url": "postgresql://elsewhere/catalog"}, certificates)
     assert secret_files(other, keeper)["catalog/database_url"] == "postgresql://elsewhere/catalog"
 
 
@@ -141,7 +181,7 @@ def _external(part: Part) -> Part:
 
 
 def test_only_provision_is_given_the_administrators_of_the_bus() -> None:
-    files = secret_files(planned(), Keeper(lambda name: f"<{name}>", {"payment_key": "k"}))
+    files = secret_files(planned(), Keeper(lambda name: f"<{name}>", {"payment_key": "k"}, certificates))
     holders = {name for name, text in files.items() if "<bus.orders-admin>" in text}
     assert holders == {"nats/nats.conf", "provision/bus_users"}
     assert "<bus.orders>" not in files["provision/bus_users"]

@@ -25,6 +25,7 @@ _PULL_BYTES = 16 * 1024 * 1024
 _LAST_CONSUMER = b"Nats-Last-Consumer: "
 _UP_TO = b"Nats-UpTo-Sequence: "
 _BEHIND_S = 0.1
+_NOT_BEHIND = "(10070)"  # the server's number for "wrong last msg ID"
 
 
 class JetStreamBus:
@@ -56,14 +57,17 @@ class JetStreamBus:
         await self.wire.close()
 
     async def publish(self, messages: Sequence[Message], timeout_s: float = 5.0) -> None:
-        """After a batch that failed among several servers, singly: what another relay has stored meanwhile may stand between
-        an event that is stored already and the next one, which would then be refused in a batch for ever.
+        """In a batch each is stored only behind the one before it (see `wire`). Where another relay's stands between them, that
+        is never so again: then singly, one after the other.
         """
         batches = [[message] for message in messages] if self._one_by_one else [messages] if messages else []
-        self._one_by_one = self.wire.clustered
-        for batch in batches:
-            await self.wire.publish(batch, timeout_s)
         self._one_by_one = False
+        try:
+            for batch in batches:
+                await self.wire.publish(batch, timeout_s)
+        except BusOutage as outage:
+            self._one_by_one = _NOT_BEHIND in outage.detail
+            raise
 
     def source(self, stream: str, durable: str) -> Source:
         return JetStreamSource(self.wire, stream, durable)

@@ -15,6 +15,7 @@ from atoll.errors import SystemMistake
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from atoll.deploy.certificates import BusCertificates
     from atoll.deploy.plan import Plan
     from atoll.provision.secrets import Secrets
 
@@ -56,6 +57,8 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
 
     Then `docker compose up -d` in that folder starts the system; `atoll build` makes its images.
     """
+    from atoll.deploy.bus import compose_hosts
+    from atoll.deploy.certificates import BusCertificates
     from atoll.deploy.compose import Told, cells, render
     from atoll.deploy.files import read_given, read_numbers
     from atoll.deploy.secrets import BUS_CONFIGURATION, Keeper, secret_files
@@ -70,8 +73,10 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
     if not anyway:
         _check(folder, texts)
     secrets = folder / "secrets"
-    kept, retired = Secrets(secrets / _KEPT), _retired(secrets / BUS_CONFIGURATION, plan.contracts)
-    _write(folder, texts, secret_files(plan, Keeper(kept.of, read_given(secrets / "given"), retired)), kept)
+    kept, certificates = Secrets(secrets / _KEPT), BusCertificates(secrets)
+    retired = _retired(secrets / BUS_CONFIGURATION, plan.contracts)
+    keeper = Keeper(kept.of, read_given(secrets / "given"), certificates.of, retired, bus=compose_hosts(plan))
+    _write(folder, texts, secret_files(plan, keeper), (kept, certificates))
     return 0
 
 
@@ -86,33 +91,38 @@ def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool
 
     Then `kubectl apply -k overlays/dev` in that folder; `atoll build --push` makes the images.
     """
+    from atoll.deploy.bus import BusHosts
+    from atoll.deploy.certificates import BusCertificates
     from atoll.deploy.files import read_given
-    from atoll.deploy.kubernetes import BUS_FILE, Told, host, render, secret_generators
-    from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, given_names, secret_files
+    from atoll.deploy.kubernetes import BUS_FILE, Told, host, render, secret_generators, three_servers
+    from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, bus_file, given_names, secret_files
     from atoll.provision.secrets import Secrets
 
     plan = planned(here, environment)
     folder = into or here.folder / "deploy" / "kubernetes"
     kept, given = Secrets(folder / "secrets" / _KEPT), read_given(folder / "secrets" / "given")
+    certificates = BusCertificates(folder / "secrets")
 
     def password(name: str) -> str:
         return kept.seed(name) if name.startswith(OF_BUS) else kept.of(name)
 
     # What would change can be seen without secrets, as in CI.
     given = dict.fromkeys(given_names(plan), "") | given if only_shown else given
-    secrets = secret_files(plan, Keeper(password, given, _retired(folder / BUS_FILE, plan.contracts), host))
-    texts = render(plan, Told(_references(plan), secrets.pop(BUS_CONFIGURATION)))
+    # The certificate is for the names of three, so that nothing but their number differs where there is one.
+    keeper = Keeper(password, given, certificates.of, _retired(folder / BUS_FILE, plan.contracts), host, three_servers())
+    secrets = secret_files(plan, keeper)
+    texts = render(plan, Told(_references(plan), bus_file(plan, keeper, BusHosts()), secrets.pop(BUS_CONFIGURATION)))
     if only_shown:
-        return _show(folder, texts if (folder / "secrets" / _KEPT).exists() else _without(texts, BUS_FILE))
+        return _show(folder, texts if (folder / "secrets" / _KEPT).exists() else _without(texts, BUS_CONFIGURATION))
     if not anyway:
         _check(folder, texts)
-    _write(folder, texts, {**secrets, "kustomization.yaml": secret_generators(plan)}, kept)
+    _write(folder, texts, {**secrets, "kustomization.yaml": secret_generators(plan)}, (kept, certificates))
     return 0
 
 
 def _without(texts: Mapping[str, str], name: str) -> dict[str, str]:
     click.echo(f"{name} is not compared: the keys of its users are not here", err=True)
-    return {one: text for one, text in texts.items() if one != name}
+    return {one: text for one, text in texts.items() if not one.endswith(f"/{name}")}
 
 
 def _references(plan: Plan) -> dict[str, str]:
@@ -123,12 +133,13 @@ def _references(plan: Plan) -> dict[str, str]:
     return {name: reference(image, plan, found) for name, image in images(plan, found).items()}
 
 
-def _write(folder: Path, texts: Mapping[str, str], secrets: Mapping[str, str], kept: Secrets) -> None:
+def _write(folder: Path, texts: Mapping[str, str], secrets: Mapping[str, str], kept: tuple[Secrets, BusCertificates]) -> None:
     """Secrets first: a file that names one never comes before it."""
     from atoll.deploy.files import write, write_secrets
 
     (folder / "secrets").mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept.save()
+    for one in kept:
+        one.save()
     write_secrets(folder / "secrets", secrets)
     for name in write(folder, texts):
         click.echo(f"{folder / name} is written")

@@ -14,7 +14,8 @@ from itertools import count, islice
 from typing import Any
 
 from atoll.deploy import yaml
-from atoll.deploy.environment import PROVISION_ENVIRONMENT, database_environment, environment, gateway_environment
+from atoll.deploy.bus import compose_hosts, server_variables
+from atoll.deploy.environment import database_environment, environment, gateway_environment, provision_environment
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
@@ -52,8 +53,8 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
     """All files but secrets. Raises SystemMistake: the network is too small."""
     document = {
         "services": {
-            BUS: _bus(told),
-            PROVISION: _provision(told),
+            **_bus(plan, told),
+            PROVISION: _provision(plan, told),
             GATEWAY: _gateway(plan, told),
             **{database_name(part): _database(part, told) for part in _with_database(plan)},
             **{part.name: _part(plan, part, told) for part in plan.parts},
@@ -99,24 +100,38 @@ def _secrets(name: str) -> str:
     return f"./secrets/{name}:/run/secrets:ro"
 
 
-def _bus(told: Told) -> dict[str, Any]:
-    return _container(
-        told.images[BUS],
-        512,
-        stop_grace_period="20s",
-        volumes=["./secrets/nats:/etc/nats:ro", "nats-data:/data"],
-        networks=[*_cell_names(told), "platform"],
-    )
+def _bus(plan: Plan, told: Told) -> dict[str, Any]:
+    """Its servers, by name. Several find each other in one network, under names that they have in no other."""
+    hosts = compose_hosts(plan)
+    if not hosts.routes:
+        return {BUS: _bus_server(BUS, told, networks=[*_cell_names(told), "platform"])}
+    cells: dict[str, Any] = {name: {} for name in _cell_names(told)}
+    return {
+        name: _bus_server(
+            name, told, environment=server_variables(name, name), networks={**cells, "platform": {"aliases": [route]}}
+        )
+        for name, route in zip(hosts.each, hosts.routes, strict=True)
+    }
 
 
-def _provision(told: Told) -> dict[str, Any]:
+def _bus_server(name: str, told: Told, **own: Any) -> dict[str, Any]:
+    volumes = [f"./secrets/{BUS}:/etc/nats:ro", _secrets(BUS), f"{name}-data:/data"]
+    return _container(told.images[BUS], 512, stop_grace_period="20s", volumes=volumes, **own)
+
+
+def _bus_is_there(plan: Plan) -> dict[str, Any]:
+    """All of its servers: whatever starts now stores with each."""
+    return {name: {"condition": "service_healthy"} for name in compose_hosts(plan).each}
+
+
+def _provision(plan: Plan, told: Told) -> dict[str, Any]:
     return {
         **_container(told.images[PROVISION], 256),
         "restart": "no",
-        "environment": PROVISION_ENVIRONMENT,
+        "environment": provision_environment(compose_hosts(plan)),
         "volumes": [_secrets(PROVISION), "./provision:/etc/atoll:ro"],
         "networks": ["platform"],
-        "depends_on": {BUS: {"condition": "service_healthy"}},
+        "depends_on": _bus_is_there(plan),
     }
 
 
@@ -130,7 +145,7 @@ def _gateway(plan: Plan, told: Told) -> dict[str, Any]:
         ports=[f"{told.address}:{port}:{port}"],
         volumes=[_secrets(GATEWAY), "gateway-data:/data"],
         networks=[*_cell_names(told), "edge"],
-        depends_on={BUS: {"condition": "service_healthy"}},
+        depends_on=_bus_is_there(plan),
     )
 
 
@@ -185,7 +200,8 @@ def _simulator(part: Part, told: Told) -> dict[str, Any]:
 
 def _volumes(plan: Plan) -> list[str]:
     databases = [f"{database_name(part)}-data" for part in _with_database(plan)]
-    return ["nats-data", "gateway-data", *databases, *(f"{part.name}-data" for part in plan.parts)]
+    of_bus = [f"{name}-data" for name in compose_hosts(plan).each]
+    return [*of_bus, "gateway-data", *databases, *(f"{part.name}-data" for part in plan.parts)]
 
 
 # networks

@@ -6,24 +6,32 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from atoll.deploy.images import APP_PORT, BUS, GATEWAY
+from atoll.deploy.bus import BUS_PORT, BusHosts
+from atoll.deploy.images import APP_PORT, GATEWAY
 from atoll.deploy.plan import Part, Plan
-from atoll.deploy.secrets import BUS_PORT, account_variables
+from atoll.deploy.secrets import account_variables
 from atoll.system.auth import auth_kind, auth_options
 
-__all__ = ["PROVISION_ENVIRONMENT", "database_environment", "environment", "gateway_environment"]
+__all__ = ["database_environment", "environment", "gateway_environment", "provision_environment"]
 
-PROVISION_ENVIRONMENT = {
-    "ATOLL_PROVISION_DIR": "/etc/atoll",
-    "ATOLL_BUS_ADDRESS": f"{BUS}:{BUS_PORT}",
-    "ATOLL_BUS_USERS_FILE": "/run/secrets/bus_users",
-}
+_BUS_CA = "/run/secrets/bus_ca"
+
+
+def provision_environment(hosts: BusHosts) -> dict[str, str]:
+    """It makes each server of the bus read what was rendered, so it is told of each."""
+    return {
+        "ATOLL_PROVISION_DIR": "/etc/atoll",
+        "ATOLL_BUS_ADDRESS": ",".join(f"{host}:{BUS_PORT}" for host in hosts.each),
+        "ATOLL_BUS_USERS_FILE": "/run/secrets/bus_users",
+        "ATOLL_BUS_CA": _BUS_CA,
+    }
 
 
 def gateway_environment(plan: Plan, name: str = "", metrics_port: int | None = None) -> dict[str, str]:
     """`name` tells it from others; "" leaves that to its host's name. Without `metrics_port` nobody may ask for metrics."""
     told = {
         "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
+        "ATOLL_BUS_CA": _BUS_CA,
         "ATOLL_GATEWAY_DIR": "/data",
         "ATOLL_GATEWAY_HOST": "0.0.0.0",
         "ATOLL_GATEWAY_PORT": str(plan.system.gateway.port),
@@ -54,6 +62,7 @@ def environment(plan: Plan, part: Part, host: Callable[[str], str] = str) -> dic
     system = plan.system
     told = {
         "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
+        "ATOLL_BUS_CA": _BUS_CA,
         "ATOLL_ISSUER": system.issuer,
         "ATOLL_AUDIENCE": system.name,
         "ATOLL_DATABASE_URL": f"sqlite:///data/{part.name}.sqlite" if part.database and part.database.kind == "sqlite" else "",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from atoll.deploy.bus import BusHosts, bus_configuration
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
@@ -17,16 +17,15 @@ from atoll.system.plan import AUTH
 
 __all__ = [
     "BUS_CONFIGURATION",
-    "BUS_PORT",
     "OF_BUS",
     "Keeper",
     "account_variables",
+    "bus_file",
     "database_name",
     "given_names",
     "secret_files",
 ]
 
-BUS_PORT = 4222
 BUS_CONFIGURATION = f"{BUS}/nats.conf"
 OF_BUS = "bus."
 """What the names of secrets begin with that belong to users of the bus."""
@@ -35,13 +34,16 @@ OF_BUS = "bus."
 @dataclass(frozen=True, slots=True)
 class Keeper:
     """`password` gives the same one for a name for ever; `given` are the secrets that only an operator can know, by name;
-    `retired` are the bus accounts of former services; `host` gives the name under which a container is found.
+    `certificates` are the files by which a bus of these names shows what it is, and by which others see that; `retired` are
+    the bus accounts of former services; `host` gives the name under which a container is found, `bus` those of the bus.
     """
 
     password: Callable[[str], str]
     given: Mapping[str, str]
+    certificates: Callable[[Sequence[str]], Mapping[str, str]]
     retired: Collection[str] = ()
     host: Callable[[str], str] = str
+    bus: BusHosts = field(default_factory=BusHosts)
 
 
 def given_names(plan: Plan) -> dict[str, str]:
@@ -62,22 +64,32 @@ def secret_files(plan: Plan, keeper: Keeper) -> dict[str, str]:
         raise SystemMistake(
             f"these secrets are missing: {lines}", hint="write each one into a file of that name in secrets/given/"
         )
-    bus = {user: keeper.password(f"{OF_BUS}{user}") for user in nats.users(plan.bus)}
-    server = nats.BusServer(plan.system.name, BUS_PORT, Path("/data"), BUS, sync_always=plan.system.bus.sync_always)
-    listening = nats.BusServer(server.name, BUS_PORT, server.store, "0.0.0.0", sync_always=server.sync_always)
+    bus = _passwords(plan, keeper)
+    entrance, certificates = keeper.bus.entrance(), keeper.certificates(keeper.bus.names)
     administrators = {user: password for user, password in bus.items() if nats.administers(user)}
     found = {
-        BUS_CONFIGURATION: nats.configuration(plan.bus, listening, bus, keeper.retired),
-        f"{GATEWAY}/bus_url": server.url(nats.GATEWAY, bus[nats.GATEWAY]),
+        BUS_CONFIGURATION: bus_file(plan, keeper, keeper.bus),
+        **{f"{BUS}/{name}": text for name, text in certificates.items()},
+        f"{GATEWAY}/bus_url": entrance.url(nats.GATEWAY, bus[nats.GATEWAY]),
         f"{PROVISION}/bus_users": json.dumps(administrators, indent=1, sort_keys=True),
         f"{AUTH}/auth_operator_secret": keeper.password("auth.operator"),
         **{f"{AUTH}/{name.lower()}": keeper.password(f"auth.{name}") for name in account_variables(plan)},
+        **{f"{name}/bus_ca": certificates["ca.crt"] for name in (GATEWAY, PROVISION, *(part.name for part in plan.members))},
     }
     for part in plan.members:
-        found[f"{part.name}/bus_url"] = server.url(part.name, bus[part.name])
+        found[f"{part.name}/bus_url"] = entrance.url(part.name, bus[part.name])
         found |= {f"{part.name}/{key}": keeper.given[name] for key, name in (part.secrets or {}).items()}
         found |= _database(part, keeper)
     return found
+
+
+def bus_file(plan: Plan, keeper: Keeper, hosts: BusHosts) -> str:
+    """The text of nats.conf for these servers."""
+    return bus_configuration(plan, hosts, _passwords(plan, keeper), keeper.retired)
+
+
+def _passwords(plan: Plan, keeper: Keeper) -> dict[str, str]:
+    return {user: keeper.password(f"{OF_BUS}{user}") for user in nats.users(plan.bus)}
 
 
 def account_variables(plan: Plan) -> Iterator[str]:

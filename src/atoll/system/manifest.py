@@ -161,9 +161,13 @@ class AuthSpec:
 
 @dataclass(frozen=True, slots=True)
 class BusSpec:
-    """The event bus. `sync_always`: what it has acknowledged survives a loss of power, at four times the cost."""
+    """The event bus. `sync_always`: what it has acknowledged survives a loss of power, at four times the cost.
+
+    `servers` is how many it has in containers; None leaves that to the container host.
+    """
 
     sync_always: bool = False
+    servers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +354,11 @@ def _flag(value: Any) -> str:
     return "" if isinstance(value, bool) else f"must be true or false, not {_shown(value)}"
 
 
+def _servers(value: Any) -> str:
+    fits = value in (1, 3) and not isinstance(value, bool)
+    return "" if fits else f"must be 1 or 3, not {_shown(value)}"
+
+
 def _one_of(*choices: str) -> Check:
     def check(value: Any) -> str:
         return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}, not {_shown(value)}"
@@ -520,7 +529,7 @@ _GATEWAY = _Table(
         "proxy_protocol": _flag,
     }
 )
-_BUS = _Table({"sync_always": _flag})
+_BUS = _Table({"sync_always": _flag, "servers": _servers})
 _IMAGE = r"[a-z0-9]+([._:/@-]+[A-Za-z0-9]+)*"
 _CONTAINERS = _Table(
     {

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from atoll.deploy.bus import BUS_PORT, ROUTE_PORT
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.objects import Object, host, labels, named, selector
 from atoll.deploy.kubernetes.workloads import METRICS_PORT
 from atoll.deploy.plan import Part, Plan
-from atoll.deploy.secrets import BUS_PORT, database_name
+from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 
-__all__ = ["policies", "to_own_database", "to_pods"]
+__all__ = ["between_servers", "policies", "to_own_database", "to_pods"]
 
 _OTLP_PORT = 4318
 _DNS_PORT = 53
@@ -69,6 +70,12 @@ def _answers(plan: Plan, one: Part) -> bool:
 def _bus(plan: Plan) -> Object:
     users = [*(one.name for one in plan.members), GATEWAY, PROVISION]
     return _policy(plan, BUS, selector(plan, BUS), ingress=[_from(plan, users, BUS_PORT)])
+
+
+def between_servers(plan: Plan) -> Object:
+    """Where the bus has several."""
+    ways = {"ingress": [_from(plan, [BUS], ROUTE_PORT)], "egress": [_to(plan, [BUS], ROUTE_PORT)]}
+    return _policy(plan, f"{BUS}-routes", selector(plan, BUS), **ways)
 
 
 def _part(plan: Plan, one: Part) -> Object:

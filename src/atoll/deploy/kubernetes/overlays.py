@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from atoll.deploy import yaml
+from atoll.deploy.bus import OF_SEVERAL
 from atoll.deploy.images import GATEWAY
+from atoll.deploy.kubernetes.bus import COMPONENT
 from atoll.deploy.kubernetes.network import to_own_database, to_pods
 from atoll.deploy.kubernetes.objects import Object, documents, host, labels, named
 from atoll.deploy.kubernetes.workloads import database
@@ -37,6 +39,11 @@ def overlays(plan: Plan, images: Mapping[str, str]) -> dict[str, str]:
     return {**_dev(plan, images), **_production(plan), **_operators(plan)}
 
 
+def _bus(plan: Plan, default: int) -> list[str]:
+    """Three servers, where the manifest says so, or nothing and this is a place for real work."""
+    return [f"../../{COMPONENT}"] if (plan.system.bus.servers or default) > 1 else []
+
+
 def _with_server(plan: Plan) -> list[Part]:
     return [one for one in plan.members if one.database and one.database.kind in PORTS]
 
@@ -57,6 +64,7 @@ def _dev(plan: Plan, images: Mapping[str, str]) -> dict[str, str]:
         "overlays/dev/kustomization.yaml": kustomization(
             namespace=plan.system.name,
             resources=["../../base", "../../secrets", "databases.yaml"],
+            components=_bus(plan, 1),
             patches=[_once("HorizontalPodAutoscaler"), _once("PodDisruptionBudget")],
         ),
     }
@@ -75,7 +83,10 @@ def _production(plan: Plan) -> dict[str, str]:
     return {
         "overlays/production/databases.yaml": documents([to_pods(plan, one, None) for one in _with_server(plan)]),
         "overlays/production/kustomization.yaml": kustomization(
-            namespace=plan.system.name, resources=["../../base", "databases.yaml"], patches=[_apart()]
+            namespace=plan.system.name,
+            resources=["../../base", "databases.yaml"],
+            components=_bus(plan, OF_SEVERAL),
+            patches=[_apart()],
         ),
     }
 
@@ -98,6 +109,7 @@ def _operators(plan: Plan) -> dict[str, str]:
         "overlays/operators/kustomization.yaml": kustomization(
             namespace=plan.system.name,
             resources=["../../base", "databases.yaml"],
+            components=_bus(plan, OF_SEVERAL),
             patches=[*({"path": path} for path in patches), _apart()],
         ),
     }

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from atoll.deploy.environment import PROVISION_ENVIRONMENT
+from atoll.deploy.bus import BUS_PORT, BusHosts
+from atoll.deploy.environment import provision_environment
 from atoll.deploy.images import BUS, PROVISION
 from atoll.deploy.kubernetes.objects import Container, Object, Pod, digest, host, labels, named, variables
 from atoll.deploy.plan import Plan
-from atoll.deploy.secrets import BUS_PORT
 from atoll.provision.document import system_document
 from atoll.system.contract import canonical
 
@@ -52,7 +52,7 @@ def job(plan: Plan, image: str) -> list[Object]:
     }
     return [
         named("v1 ServiceAccount", PROVISION, marked, automountServiceAccountToken=False),
-        named("batch/v1 Job", f"{PROVISION}-{digest(texts(plan), template)}", marked, spec=once),
+        named("batch/v1 Job", f"{PROVISION}-{digest(texts(plan), template, plan.system.bus.servers)}", marked, spec=once),
         named("batch/v1 CronJob", PROVISION, marked, spec=nightly),
     ]
 
@@ -60,7 +60,7 @@ def job(plan: Plan, image: str) -> list[Object]:
 def _pod(plan: Plan, image: str) -> Mapping[str, Any]:
     waiting = ["python3", "-m", "atoll", "wait", f"nats://{BUS}:{BUS_PORT}", "--timeout", str(_WAIT_S)]
     first = Container("wait", image, 128, more={"command": waiting})
-    container = Container(PROVISION, image, 256, more={"env": variables(PROVISION_ENVIRONMENT)})
+    container = Container(PROVISION, image, 256, more={"env": variables(provision_environment(BusHosts()))})
     volumes = {"/etc/atoll": {"name": "contracts", "projected": {"sources": _sources(plan)}}}
     return Pod(PROVISION, container, (first,), volumes, more={"restartPolicy": "Never"}).spec()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from atoll.deploy import observability
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
+from atoll.deploy.kubernetes.bus import component
 from atoll.deploy.kubernetes.network import policies
 from atoll.deploy.kubernetes.objects import documents, host, named
 from atoll.deploy.kubernetes.overlays import kustomization, overlays
@@ -25,10 +26,13 @@ _TAKEN = (BUS, GATEWAY, PROVISION, "namespace", "network", "kustomization")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """`images` are references by name; `bus` is the text of nats.conf, which holds public keys only."""
+    """`images` are references by name; `bus` is the text of nats.conf, which holds public keys only, `bus_of_three` that of
+    three servers.
+    """
 
     images: Mapping[str, str]
     bus: str
+    bus_of_three: str = ""
 
 
 def render(plan: Plan, told: Told) -> dict[str, str]:
@@ -55,6 +59,7 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         **{f"base/{name}": text for name, text in texts(plan).items()},
         "base/kustomization.yaml": base,
         **overlays(plan, told.images),
+        **(component(plan, told.bus_of_three) if plan.system.bus.servers != 1 else {}),
         **observability.files(plan.system.name),
     }
 
@@ -89,11 +94,17 @@ def _namespace(plan: Plan) -> dict[str, object]:
 def _secrets(plan: Plan) -> dict[str, list[str]]:
     """Files by Secret."""
     found: dict[str, list[str]] = {}
-    for path in secret_files(plan, Keeper(str, dict.fromkeys(given_names(plan), ""))):
+    for path in secret_files(plan, _nobody(plan)):
         name, _, file = path.partition("/")
         if path != BUS_CONFIGURATION:
             found.setdefault(name, []).append(file)
     return found
+
+
+def _nobody(plan: Plan) -> Keeper:
+    """Who knows which secrets there are, and none of them."""
+    files = dict.fromkeys(("tls.crt", "tls.key", "ca.crt"), "")
+    return Keeper(str, dict.fromkeys(given_names(plan), ""), lambda _names: files)
 
 
 def _wanted(plan: Plan) -> str:

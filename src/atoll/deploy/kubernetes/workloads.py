@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from atoll.deploy.bus import BUS_PORT
 from atoll.deploy.environment import database_environment, environment, gateway_environment
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY
 from atoll.deploy.kubernetes.objects import Container, Object, Pod, claim, config, host, labels, named, selector
 from atoll.deploy.plan import Part, Plan
-from atoll.deploy.secrets import BUS_PORT, database_name
+from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 
 __all__ = ["METRICS_PORT", "bus", "database", "embedded", "gateway", "part"]
@@ -191,7 +192,7 @@ def bus(plan: Plan, image: str) -> list[Object]:
     more = {"ports": [{"name": "nats", "containerPort": BUS_PORT}], **_server_probes("nats", {"tcpSocket": {"port": "nats"}})}
     configuration = {"name": "configuration", "configMap": {"name": BUS}}
     container = Container(BUS, image, 512, "250m", more)
-    pod = Pod(BUS, container, volumes={"/etc/nats": configuration, "/data": _DATA}, secret="", grace_s=30)
+    pod = Pod(BUS, container, volumes={"/etc/nats": configuration, "/data": _DATA}, grace_s=30)
     return [
         _account(BUS, marked),
         _stateful(plan, BUS, marked, pod),
