@@ -188,10 +188,12 @@ def compose(folder: Path) -> Iterator[Compose]:
 
 
 def _copy(shop: Path, port: int) -> Path:
-    """On the tests' own base image and a port that is free, with wheels kept between runs."""
+    """On the tests' own base image and a port that is free, with a bus of three, and wheels kept between runs."""
     shutil.copytree(SHOP, shop, ignore=_IGNORED)
     with (shop / "atoll.toml").open("a") as manifest:
         manifest.write(f'\n[environments.containers.containers]\nbase = "{BASE}"\n')
+        manifest.write("[environments.containers.bus]\nservers = 3\n")
+        manifest.write("[environments.containers.services.inventory.settings]\ninitial_stock = 100_000\n")
         manifest.write(f'[environments.containers.gateway]\nport = {port}\npublic_url = "http://localhost:{port}"\n')
     kept = cache() / "wheels"
     kept.mkdir(parents=True, exist_ok=True)

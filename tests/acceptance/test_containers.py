@@ -42,7 +42,7 @@ def addresses(containers: Compose, service: str) -> list[str]:
 
 
 def test_orders_reaches_the_gateway_the_bus_and_its_own_database(containers: Compose) -> None:
-    places = [("gateway", containers.port), ("nats", 4222), ("orders-database", 5432)]
+    places = [("gateway", containers.port), ("nats-1", 4222), ("orders-database", 5432)]
     assert reached(containers, "orders", places) == [True, True, True]
 
 
@@ -162,7 +162,7 @@ def deploy(containers: Compose, service: str) -> str:
 def test_a_version_that_does_not_start_is_removed_and_the_old_one_has_not_been_touched(containers: Compose, token: str) -> None:
     file = containers.folder / "compose.yaml"
     before, text = containers.processes("catalog"), file.read_text()
-    file.write_text(text.replace(image_of(containers, "catalog"), image_of(containers, "nats")))
+    file.write_text(text.replace(image_of(containers, "catalog"), image_of(containers, "nats-1")))
     try:
         with load(containers.url, lambda: Ask("GET", "/catalog/products"), {"authorization": f"Bearer {token}"}) as answers:
             done = containers.system.run("rollout", "catalog", timeout_s=400)
@@ -187,7 +187,7 @@ async def count() -> int:
 
 
 def test_a_service_is_added_while_gateway_and_bus_go_on(containers: Compose) -> None:
-    shop, others = containers.system.folder, ("gateway", "nats", "auth", "orders", "orders-database")
+    shop, others = containers.system.folder, ("gateway", "nats-1", "auth", "orders", "orders-database")
     before = {name: containers.processes(name) for name in others}
     package = shop / "services" / "reviews" / "reviews"
     package.mkdir(parents=True)
@@ -208,7 +208,7 @@ def test_a_service_is_added_while_gateway_and_bus_go_on(containers: Compose) -> 
     )
 
 
-@pytest.mark.parametrize("name", ["gateway", "nats", "orders-database", "catalog-database", "notifications"])
+@pytest.mark.parametrize("name", ["gateway", "nats-1", "orders-database", "catalog-database", "notifications"])
 def test_whoever_is_told_to_stop_ends_by_itself_and_comes_back(containers: Compose, name: str) -> None:
     """As first processes: the kernel gives those no default for SIGTERM."""
     (container,) = containers.containers(name)

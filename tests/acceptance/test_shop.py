@@ -92,7 +92,8 @@ async def refused(bus, subject):
     return False
 
 async def main():
-    bus = JetStreamBus(with_files(os.environ)["ATOLL_BUS_URL"], name="forger")
+    told = with_files(os.environ)
+    bus = JetStreamBus(told["ATOLL_BUS_URL"], name="forger", authorities=told.get("ATOLL_BUS_CA", ""))
     await bus.start()
     assert await bus.wait_connected(10)
     for subject in ("event.payments.payment_captured.0", "event.orders.nothing.0", "keys.set", "$KV.registry.catalog.forged"):

@@ -137,6 +137,24 @@ async def test_a_draining_replica_neither_overwrites_nor_removes_its_successor(b
     await watch.close()
 
 
+async def test_an_entry_that_is_older_than_ones_own_tells_of_no_successor(broker: Broker, bus: MemoryBus) -> None:
+    """As a server of three may show it that was cut off, and a bus that was restored."""
+    own = await announced(bus, ONE, 0.005)
+    stored = await until(lambda: broker.last_sequence(subject(ONE.key)) > 20 and broker.last_sequence(subject(ONE.key)))
+    broker.delete_stream(STREAM)
+    broker.add_stream(STREAM, "$KV.registry.>")
+    other = msgspec.structs.replace(ONE, address="127.0.0.1:3000", incarnation="another")
+
+    async def superseded() -> bool:
+        await write(bus, other)
+        return own.superseded
+
+    await until(superseded)
+
+    assert broker.last_sequence(subject(ONE.key)) > stored
+    await own.stop()
+
+
 async def test_a_replica_taken_for_dead_comes_back_with_its_next_beat(bus: MemoryBus) -> None:
     seen = Seen()
     watch = Watch(bus, seen)
