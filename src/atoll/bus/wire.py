@@ -245,9 +245,10 @@ class Wire:
 
     async def _enter(self, server: Server) -> _Connection:
         connection = _Connection(self)
+        timeout_s = _HANDSHAKE_OF_SEVERAL_S if self._servers.several else _HANDSHAKE_S
         try:
-            async with asyncio.timeout(_HANDSHAKE_OF_SEVERAL_S if self._servers.several else _HANDSHAKE_S):
-                await self._call(connection, server)
+            async with asyncio.timeout(timeout_s):
+                await self._call(connection, server, timeout_s)
                 information = await connection.greeted
                 await self._encrypt(connection, server, information)
                 self._introduce(connection, information)
@@ -258,7 +259,7 @@ class Wire:
             raise
         return connection
 
-    async def _call(self, connection: _Connection, server: Server) -> None:
+    async def _call(self, connection: _Connection, server: Server, timeout_s: float) -> None:
         """A name may have several addresses, of which one is dead: each is tried, in an order by chance."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
@@ -266,7 +267,7 @@ class Wire:
         random.shuffle(addresses)
         for number, address in enumerate(addresses, 1):
             try:
-                async with asyncio.timeout(_HANDSHAKE_S / len(addresses)):
+                async with asyncio.timeout(timeout_s / len(addresses)):
                     await loop.create_connection(lambda: connection, *address)
                 return
             except OSError:  # so is a TimeoutError

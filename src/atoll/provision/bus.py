@@ -333,10 +333,11 @@ def _handled(durable: Mapping[str, Any], last_sequence: int) -> int:
 
 
 async def _first_since(bus: JetStreamBus, stream: str, moment: str) -> int | None:
-    """The sequence of the first message stored at or after that moment."""
-    question = {"batch": 1, "start_time": moment, "next_by_subj": ">"}
-    found = await bus.stored(stream, question)
-    return found[0].sequence if found else None
+    """The sequence of the first message stored at or after that moment, as the leader knows it: a server that is behind
+    would find none among the youngest, and they would be purged.
+    """
+    found = await _ask(bus, f"STREAM.MSG.GET.{stream}", {"start_time": moment, "next_by_subj": ">"})
+    return int(found["message"]["seq"]) if found else None
 
 
 def _decoded(entry: Received) -> dict[str, Any]:
