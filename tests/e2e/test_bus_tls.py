@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -94,6 +95,34 @@ async def test_a_certificate_for_another_name_is_no_bus(server: NatsServer, fold
 async def test_a_bus_without_tls_is_not_believed_where_the_url_says_tls(tmp_path: Path, folder: Path) -> None:
     async with nats_server(tmp_path / "plain") as plain:
         assert "speaks no TLS" in await reason(f"tls://127.0.0.1:{plain.port}", folder / "ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("injected", "said"),
+    [(b"MSG keys.set 2 6\r\nforged\r\n", ""), (b"MSG keys.set 2 6\r\nfor", "went on after its greeting")],
+)
+async def test_what_comes_in_front_of_tls_is_heard_by_nobody(folder: Path, injected: bytes, said: str) -> None:
+    """Somebody on the way lets the greeting through and writes on."""
+    heard: list[bytes] = []
+    came = asyncio.Event()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"tls_required": true}\r\n' + injected)
+        await reader.read(1)  # TLS begins, or it hangs up
+        writer.transport.abort()
+        came.set()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    bus = JetStreamBus(f"tls://127.0.0.1:{port}", authorities=str(folder / "ca.crt"))
+    bus.subscribe("keys.set", lambda received: heard.append(received.body))
+    await bus.start()
+    await asyncio.wait_for(came.wait(), 10)
+    await until(lambda: said in bus.wire.last_error)
+    await bus.close()
+    server.close()
+
+    assert heard == []
 
 
 async def test_a_bus_with_tls_is_not_entered_where_the_url_says_none(server: NatsServer) -> None:

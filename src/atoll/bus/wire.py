@@ -14,7 +14,7 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -83,7 +83,7 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.unanswered_pings = 0
         self._buffer = b""
-        self._routes = owner.routes
+        self._routes: Mapping[bytes, Deliver] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
@@ -150,6 +150,15 @@ class _Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
+
+    @property
+    def untrusted(self) -> bytes:
+        """What has come and is not understood yet."""
+        return self._buffer
+
+    def open(self) -> None:
+        """From now on messages count. What comes before, and so in front of TLS, anybody on the way may have written."""
+        self._routes = self.owner.routes
 
 
 class Wire:
@@ -229,7 +238,7 @@ class Wire:
                 self._not_entered(explained(error, server))
             except (OSError, TimeoutError, AtollError) as error:
                 logger.debug("the bus at %s can't be reached: %s", server, error)
-                if isinstance(error, AtollError) and not self.last_error:
+                if isinstance(error, AtollError) and error.hint:  # somebody has to do something about it
                     self._not_entered(error)
             else:
                 self._servers.took(server)
@@ -283,6 +292,8 @@ class Wire:
             return
         if not spoken:
             raise BusOutage(f"the bus at {server} speaks no TLS", hint="its URL begins with nats://, or it needs a certificate")
+        if connection.untrusted:
+            raise BusOutage(f"the bus at {server} went on after its greeting", hint="somebody on the way may pretend to be it")
         assert connection.transport is not None
         connection.transport = await asyncio.get_running_loop().start_tls(
             connection.transport, connection, self.endpoint.trust(), server_hostname=server.name
@@ -302,6 +313,7 @@ class Wire:
             "headers": True, "no_responders": True, "name": self.name,
         }  # fmt: skip
         options |= self.endpoint.proof(str(information.get("nonce", "")))
+        connection.open()
         lines = [b"CONNECT ", json.dumps(options).encode(), _END]
         lines += [b"SUB %s %s\r\n" % (subject, sid) for sid, subject in self._subjects.items()]
         connection.write(b"".join([*lines, b"PING\r\n"]))
