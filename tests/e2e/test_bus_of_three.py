@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from atoll.bus.jetstream import JetStreamBus
@@ -16,8 +17,12 @@ from atoll.provision.nats import KEYS, PLATFORM_ADMIN, admin
 from atoll.registry.announcement import Announcement
 from atoll.registry.replica import STREAM, Replica
 from atoll.registry.watch import Watch
+from atoll.service import keys
+from atoll.service.keys import KeyFeed
+from atoll.tokens import KeySet, Verifier
 from tests.support.cluster import COUNT, Bus, three_servers
 from tests.support.contracts import contract, shop_on_the_bus
+from tests.support.tokens import Mint
 from tests.support.waiting import until
 
 
@@ -149,6 +154,32 @@ async def test_a_snapshot_is_never_one_of_a_server_that_is_behind(bus: Bus) -> N
 
     assert read == [b"after"]
     for client in (writer, reader):
+        await client.close()
+
+
+async def test_keys_reach_who_is_connected_with_a_server_that_has_lost_another(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live they do not: servers pass on what a client said, and not what another server did."""
+    monkeypatch.setattr(keys, "_READ_AGAIN_S", 0.1)
+    leading = await leader(bus, "auth-admin", KEYS)
+    ours, theirs = (one for one in range(COUNT) if one != leading)
+    auth, connection = await enter(bus.url("auth", theirs)), await enter(bus.url("orders", ours))
+    mint = Mint()
+    verifier = Verifier(mint.issuer, mint.audience, KeySet())
+    feed = KeyFeed(verifier, tmp_path / "state")
+    feed.start(connection)
+    live: list[bytes] = []
+    connection.subscribe("keys.>", lambda received: live.append(received.body))
+    bus.part(ours, theirs)
+
+    published = msgspec.json.encode(KeySet.of([mint.key.public], version=2))
+    await _publish_until_stored(auth, Message("keys.set", b"", published))
+    await until(lambda: verifier.keys.version == 2, 20)
+
+    assert live == []
+    feed.stop()
+    for client in (auth, connection):
         await client.close()
 
 

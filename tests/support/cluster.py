@@ -116,6 +116,11 @@ class Bus:
         for way in self._ways(number):
             way.shut()
 
+    def part(self, one: int, other: int) -> None:
+        """Two servers do not reach each other any more; both reach the third."""
+        for way in (self.members[one].ways[other], self.members[other].ways[one]):
+            way.shut()
+
     def join(self, number: int) -> None:
         for way in self._ways(number):
             way.cut = False

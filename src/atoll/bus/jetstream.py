@@ -43,6 +43,10 @@ class JetStreamBus:
         return self.wire.connected
 
     @property
+    def several(self) -> bool:
+        return self.wire.clustered
+
+    @property
     def max_payload_bytes(self) -> int:
         """The largest message the server takes, headers included; the usual one before the first connect."""
         return self.wire.max_payload_bytes

@@ -168,6 +168,10 @@ class MemoryBus:
         return self._started and self.broker.running
 
     @property
+    def several(self) -> bool:
+        return False
+
+    @property
     def max_payload_bytes(self) -> int:
         """The largest message taken, headers included."""
         return MAX_PAYLOAD_BYTES

@@ -81,6 +81,13 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def several(self) -> bool:
+        """Whether it has several servers. Then what is said live is lost where two of them do not reach each other: who must
+        not miss it reads it again now and then.
+        """
+        ...
+
     async def start(self) -> None:
         """Begin connecting; returns at once, whether or not the bus can be reached."""
         ...

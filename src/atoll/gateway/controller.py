@@ -43,6 +43,7 @@ _DEBOUNCE_S = 0.005
 _RETRY_S, _RETRY_MOST_S = 0.1, 2.0
 # How often files and versions are compared with what was confirmed.
 _DRIFT_S = 2.0
+_READ_AGAIN_S = 10.0
 _SNAPSHOT_RETRY_S, _SNAPSHOT_RETRY_MOST_S = 0.1, 5.0
 # What is watched: stream, subjects, and the prefix that is not part of a key.
 _REGISTRY = ("KV_registry", "$KV.registry.>", "$KV.registry.")
@@ -166,6 +167,15 @@ class Controller:
         self._snapshots = asyncio.get_running_loop().create_task(self._take_snapshots())
 
     async def _take_snapshots(self) -> None:
+        """Of several servers again and again: two that have lost each other do not tell each other what is said live."""
+        while True:
+            await self._take_each()
+            if not self._bus.several:
+                return
+            await asyncio.sleep(_READ_AGAIN_S)
+            self._live.clear()
+
+    async def _take_each(self) -> None:
         await asyncio.gather(*(self._take_snapshot(*watched) for watched in (_CONTRACTS, _KEYS, _REGISTRY)))
 
     async def _take_snapshot(self, stream: str, subjects: str, _prefix: str) -> None:
@@ -179,7 +189,7 @@ class Controller:
                 pause_s = min(2 * pause_s, _SNAPSHOT_RETRY_MOST_S)
                 continue
             for received in found:
-                # What came live since the connect is newer than the snapshot, or the same.
+                # What came live since the connect, or since it was asked again, is newer than the snapshot, or the same.
                 if received.subject not in self._live:
                     self._receive(received)
             return

@@ -25,6 +25,7 @@ _REVOKED = "keys.revoked."
 _PROVIDERS = "keys.providers"
 _ALL = "keys.>"  # a snapshot is asked for as a whole: that is what services may ask
 _ASK_AGAIN_S = 0.25
+_READ_AGAIN_S = 10.0
 _SAVE_AFTER_S = 0.5  # a thousand sessions that end together are written once
 _log = logging.getLogger("atoll.service")
 
@@ -73,15 +74,19 @@ class KeyFeed:
 
     def _ask(self) -> None:
         """A snapshot after every (re)connect: what was published meanwhile did not come live."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._snapshot())
+        if self._asking is not None:
+            self._asking.cancel()
+        self._asking = asyncio.create_task(self._snapshot())
 
     async def _snapshot(self) -> None:
+        """Of several servers again and again: a session's end must not be missed because of two that have lost each other."""
         while self._bus is not None and self._bus.connected:
             try:
                 for message in await self._bus.latest(_STREAM, _ALL):
                     self._take(message)
-                return
+                if not self._bus.several:
+                    return
+                await asyncio.sleep(_READ_AGAIN_S)
             except BusOutage as outage:
                 _log.debug("no key set yet: %s", outage)
                 await asyncio.sleep(_ASK_AGAIN_S)
