@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite acceptance acceptance-compose lock bench bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
+.PHONY: help up test lint types suite acceptance acceptance-compose acceptance-kubernetes lock bench bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ acceptance: $(VENV)/dev.stamp ## what every place has to keep, asked of `atoll u
 
 acceptance-compose: $(VENV)/dev.stamp ## the same asked of Compose, on a Docker engine that it installs and starts (Linux, root)
 	ATOLL_ACCEPTANCE=compose $(BIN)/python -m pytest tests/acceptance
+
+acceptance-kubernetes: $(VENV)/dev.stamp ## the same asked of the Kubernetes manifests, as podman plays them (Linux, root)
+	ATOLL_ACCEPTANCE=kubernetes $(BIN)/python -m pytest tests/acceptance
 
 bench: $(VENV)/dev.stamp ## measure the order path beside the peers that can be installed; table and JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.order_path

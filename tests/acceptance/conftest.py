@@ -1,45 +1,59 @@
-"""Where the suite runs: ATOLL_ACCEPTANCE is `local` (default) or `compose`."""
+"""Where the suite runs: ATOLL_ACCEPTANCE is `local` (default), `compose` or `kubernetes`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.acceptance.deployed import Compose, Deployed, compose, local
+from tests.acceptance import deployed as places
+from tests.acceptance.deployed import Compose, Deployed, Pods
 from tests.acceptance.engine import CannotRun
 
 PLACE = os.environ.get("ATOLL_ACCEPTANCE") or "local"
+_PLACES: dict[str, Callable[[Path], AbstractContextManager[Deployed]]] = {
+    "local": places.local,
+    "compose": places.compose,
+    "kubernetes": places.pods,
+}
 CAN_NOT_RUN = 77  # as exit code; what autotools call a skipped test
 
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """The shop, once for all tests: leave it as you found it."""
-    folder = tmp_path_factory.mktemp("deployed")
-    if PLACE == "local":
-        with local(folder) as here:
-            yield here
-        return
-    assert PLACE == "compose", f"ATOLL_ACCEPTANCE is {PLACE!r}"
+    assert PLACE in _PLACES, f"ATOLL_ACCEPTANCE is {PLACE!r}, and not one of {', '.join(_PLACES)}"
     try:
-        with compose(folder) as there:
+        with _PLACES[PLACE](tmp_path_factory.mktemp("deployed")) as there:
             yield there
     except CannotRun as reason:
         pytest.exit(
-            f"THE ACCEPTANCE SUITE CAN NOT RUN ON COMPOSE HERE, so nothing of it is proven: {reason}", returncode=CAN_NOT_RUN
+            f"THE ACCEPTANCE SUITE CAN NOT RUN ON {PLACE.upper()} HERE, so nothing of it is proven: {reason}",
+            returncode=CAN_NOT_RUN,
         )
 
 
 @pytest.fixture
 def containers(request: pytest.FixtureRequest) -> Compose:
-    """For what only containers promise."""
+    """For what only Compose promises."""
     if PLACE != "compose":
-        pytest.skip("`atoll up` does not promise this; make acceptance-compose")
+        pytest.skip("only Compose promises this; make acceptance-compose")
     found = request.getfixturevalue("deployed")
     assert isinstance(found, Compose)
+    return found
+
+
+@pytest.fixture
+def pods(request: pytest.FixtureRequest) -> Pods:
+    """For what is to be seen at pods only."""
+    if PLACE != "kubernetes":
+        pytest.skip("of pods; make acceptance-kubernetes")
+    found = request.getfixturevalue("deployed")
+    assert isinstance(found, Pods)
     return found
 
 

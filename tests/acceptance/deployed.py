@@ -1,4 +1,4 @@
-"""The shop where it was deployed: under `atoll up`, or in Compose on a Docker engine. The same suite asks both."""
+"""The shop where it was deployed: under `atoll up`, in Compose on a Docker engine, or as pods. The same suite asks all."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from typing import Any, Protocol
 import httpx
 
 from tests.acceptance.engine import BASE, Engine, cache, engine
+from tests.acceptance.podman import Podman, podman
+from tests.support.manifests import built, kustomized
 from tests.support.ports import free_port
 from tests.support.shop import SHOP
 from tests.support.system import RunningSystem, running
 from tests.support.waiting import until_sync
 
-__all__ = ["Compose", "Deployed", "Local", "compose", "local"]
+__all__ = ["Compose", "Deployed", "Local", "Pods", "compose", "local", "pods"]
 
 _IGNORED = shutil.ignore_patterns(".atoll", "__pycache__", ".pytest_cache", "deploy")
 
@@ -39,6 +41,10 @@ class Deployed(Protocol):
         """SIGKILL for all of its replicas; it stays down until `revive`."""
 
     def revive(self, service: str) -> None: ...
+
+    @property
+    def irreplaceable(self) -> str:
+        """Why nothing can be replaced there without an interruption; "" where it can."""
 
     def replace(self, service: str) -> str:
         """Other processes instead of those that run, and what was said about it."""
@@ -68,6 +74,10 @@ class Local:
 
     def revive(self, service: str) -> None:
         self.system.must("scale", f"{service}=1")
+
+    @property
+    def irreplaceable(self) -> str:
+        return ""
 
     def replace(self, service: str) -> str:
         return self.system.must("restart", service)
@@ -133,6 +143,10 @@ class Compose:
     def revive(self, service: str) -> None:
         self.compose("start", service)
 
+    @property
+    def irreplaceable(self) -> str:
+        return ""
+
     def replace(self, service: str) -> str:
         return self.system.must("rollout", service, timeout_s=400.0)
 
@@ -156,6 +170,67 @@ class Compose:
         return dict(json.loads(self.engine.docker("container", "inspect", self.containers(service)[0]))[0])
 
 
+@dataclass
+class Pods:
+    """The overlay `podman` of the Kubernetes manifests. `folder` is where they were rendered."""
+
+    system: RunningSystem
+    podman: Podman
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def password(self, user: str) -> str:
+        return (self.folder / "secrets" / "auth" / f"auth_user_{user}_password").read_text()
+
+    def kill(self, service: str) -> None:
+        self.podman("pod", "kill", f"{service}-pod-0")
+        self.podman("wait", f"{service}-pod-0-{service}")  # what podman takes for running it does not start
+
+    def revive(self, service: str) -> None:
+        self.podman("pod", "start", f"{service}-pod-0")
+
+    @property
+    def irreplaceable(self) -> str:
+        return "podman plays a Deployment, and has no rollout and no second replica; make acceptance-compose"
+
+    def replace(self, service: str) -> str:
+        raise NotImplementedError(self.irreplaceable)
+
+    def processes(self, service: str) -> set[str]:
+        return {self.container(service)["Id"]}
+
+    def python(self, service: str, program: str) -> str:
+        return self.podman("exec", f"{service}-pod-0-{service}", "python3", "-c", program)
+
+    def containers(self) -> list[dict[str, Any]]:
+        """What podman says of each, but for those that hold a pod's network."""
+        names = self.podman("ps", "--all", "--quiet", "--filter", "label=io.atoll/kind").split()
+        return list(json.loads(self.podman("container", "inspect", *names)))
+
+    def container(self, service: str) -> dict[str, Any]:
+        return dict(json.loads(self.podman("container", "inspect", f"{service}-pod-0-{service}"))[0])
+
+    def play(self) -> None:
+        """As a user does it."""
+        self.podman("kube", "play", "-", text=kustomized(self.folder, "podman"))
+
+    def down(self) -> None:
+        """Volumes stay."""
+        self.podman("kube", "down", "-", text=kustomized(self.folder, "podman"))
+
+    def serves(self) -> bool:
+        return _serves(self.url)
+
+    def said(self) -> str:
+        """The ends of all logs, for a person who has to find out."""
+        names = [one["Name"] for one in self.containers()]
+        return "\n".join(f"== {name}\n{self.podman('logs', '--tail', '8', name)}" for name in names)
+
+
 @contextmanager
 def local(folder: Path) -> Iterator[Local]:
     with running(SHOP, folder / "shop") as system:
@@ -169,14 +244,8 @@ def compose(folder: Path) -> Iterator[Compose]:
     try:
         with engine(short) as found:
             port = free_port()
-            shop = _copy(folder / "shop", port)
-            system = RunningSystem(shop, environment=found.variables)
-            system.must("build", "--environment", "containers", timeout_s=3000.0)
-            given = shop / "deploy" / "compose" / "secrets" / "given"
-            given.mkdir(parents=True)
-            (given / "session_secret").write_text(secrets.token_urlsafe(32))
-            system.must("render", "compose", "--environment", "containers")
-            deployed = Compose(system, found, shop / "deploy" / "compose", port)
+            system = _rendered(_copy(folder / "shop", port), found, "compose")
+            deployed = Compose(system, found, system.folder / "deploy" / "compose", port)
             try:
                 deployed.compose("up", "-d", timeout_s=900.0)
                 until_sync(lambda: _serves(deployed.url), 120, "the gateway serves")
@@ -185,6 +254,47 @@ def compose(folder: Path) -> Iterator[Compose]:
                 deployed.compose("down", "--volumes", "--timeout", "20")
     finally:
         shutil.rmtree(short, ignore_errors=True)
+
+
+@contextmanager
+def pods(folder: Path) -> Iterator[Pods]:
+    """As `compose`; a Docker engine builds the images, and has ended when podman begins."""
+    short = Path(tempfile.mkdtemp(prefix="atoll-"))
+    images, port = short / "images.tar", free_port()
+    try:
+        with engine(short) as found:
+            system = _rendered(_copy(folder / "shop", port), found, "kubernetes")
+            manifests = system.folder / "deploy" / "kubernetes"
+            found.docker("save", "--output", str(images), *_images(manifests))
+        with podman(short / "podman") as player:
+            player("load", "--quiet", "--input", str(images))
+            images.unlink()
+            deployed = Pods(system, player, manifests, port)
+            deployed.play()
+            try:
+                until_sync(deployed.serves, 120, "the gateway serves")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{deployed.said()}") from None
+            yield deployed
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def _rendered(shop: Path, engine: Engine, host: str) -> RunningSystem:
+    """Its images are built, and its files are there, for that host."""
+    system = RunningSystem(shop, environment=engine.variables)
+    system.must("build", "--environment", "containers", timeout_s=3000.0)
+    given = shop / "deploy" / host / "secrets" / "given"
+    given.mkdir(parents=True)
+    (given / "session_secret").write_text(secrets.token_urlsafe(32))
+    system.must("render", host, "--environment", "containers")
+    return system
+
+
+def _images(manifests: Path) -> list[str]:
+    specs = [one["spec"] for one in built(manifests, "podman") if one["kind"] in ("Pod", "Deployment")]
+    containers = [each for spec in specs for each in spec.get("template", {}).get("spec", spec)["containers"]]
+    return sorted({container["image"] for container in containers})
 
 
 def _copy(shop: Path, port: int) -> Path:

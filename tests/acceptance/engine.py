@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.support.waiting import until_sync
 
 BASE = "atoll-base:bookworm"
 _PACKAGES = ("docker.io", "docker-compose", "containerd", "runc", "iptables", "debootstrap", "iproute2")
+_NEEDED = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstrap", "ip")
 # What mongod and Python link to, and nothing that only a person would need.
 _INCLUDED = "python3-minimal,libpython3-stdlib,libcurl4,libssl3,ca-certificates"
 _CHAINS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
@@ -58,9 +59,9 @@ def engine(folder: Path) -> Iterator[Engine]:
     """Raises CannotRun. `folder` has to be short: sockets lie in it."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise CannotRun("a Docker engine of its own needs Linux and root")
-    _install()
+    install(_NEEDED, _PACKAGES)
     found = Engine(folder / "docker.sock")
-    with _firewall_kept(), (folder / "dockerd.log").open("wb") as log:
+    with firewall_kept(), (folder / "dockerd.log").open("wb") as log:
         process = subprocess.Popen(_command(folder, found), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             until_sync(lambda: process.poll() is not None or _answers(found), 60, "dockerd answers")
@@ -74,8 +75,8 @@ def engine(folder: Path) -> Iterator[Engine]:
 
 
 @contextmanager
-def _firewall_kept() -> Iterator[None]:
-    """A stopped engine leaves its rules behind, and forwards nothing for anybody else any more."""
+def firewall_kept() -> Iterator[None]:
+    """A stopped engine leaves its rules behind, and Docker's forwards nothing for anybody else any more."""
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     before, rules = forwarding.read_text(), {table: _rules(table) for table in _CHAINS}
     try:
@@ -100,13 +101,13 @@ def _command(folder: Path, engine: Engine) -> list[str]:
     return ["dockerd", "--host", f"unix://{engine.socket}", *arguments, "--bridge", "none", "--log-level", "warn"]
 
 
-def _install() -> None:
-    needed = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstrap", "ip")
+def install(needed: Sequence[str], packages: Sequence[str]) -> None:
+    """Debian's `packages`, where a program of `needed` is missing. Raises CannotRun."""
     if all(map(shutil.which, needed)):
         return
     if not shutil.which("apt-get"):
         raise CannotRun(f"{', '.join(one for one in needed if not shutil.which(one))} are missing, and there is no apt-get")
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *_PACKAGES]):
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         done = subprocess.run(["apt-get", "-qq", *command], env=variables, capture_output=True, text=True)
         if done.returncode:

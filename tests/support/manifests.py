@@ -54,11 +54,16 @@ def written(plan: Plan, folder: Path) -> None:
 
 def built(folder: Path, overlay: str) -> list[dict[str, Any]]:
     """What `kubectl apply -k` would send."""
+    return list(yaml.safe_load_all(kustomized(folder, overlay)))
+
+
+def kustomized(folder: Path, overlay: str) -> str:
+    """The same as text."""
     kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
     command = [str(kubectl), "kustomize", str(folder / "overlays" / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return done.stdout
 
 
 def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -87,7 +87,7 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
 @_anyway_option
 @here
 def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool, anyway: bool) -> int:
-    """Manifests: a kustomize base, overlays (dev, production, operators), and secrets for dev that are not there yet.
+    """Manifests: a kustomize base, overlays (dev, production, operators, podman), and secrets for dev that are not there yet.
 
     Then `kubectl apply -k overlays/dev` in that folder; `atoll build --push` makes the images.
     """

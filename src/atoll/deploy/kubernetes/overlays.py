@@ -21,7 +21,7 @@ from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 
-__all__ = ["kustomization", "overlays"]
+__all__ = ["databases", "kustomization", "overlays"]
 
 _INSTANCES = 3
 _SIZE = "10Gi"
@@ -52,15 +52,20 @@ def _once(kind: str) -> Object:
     return {"target": {"kind": kind}, "patch": f"$patch: delete\nkind: {kind}\nmetadata:\n  name: any\n"}
 
 
-def _dev(plan: Plan, images: Mapping[str, str]) -> dict[str, str]:
+def databases(plan: Plan, images: Mapping[str, str]) -> list[Object]:
+    """Simple servers, of one replica each."""
     objects: list[Object] = []
     for one in _with_server(plan):
         if _served(one):
             objects += [*database(plan, one, images[_kind(one)]), *to_own_database(plan, one)]
         else:
             objects.append(to_pods(plan, one, None))
+    return objects
+
+
+def _dev(plan: Plan, images: Mapping[str, str]) -> dict[str, str]:
     return {
-        "overlays/dev/databases.yaml": documents(objects),
+        "overlays/dev/databases.yaml": documents(databases(plan, images)),
         "overlays/dev/kustomization.yaml": kustomization(
             namespace=plan.system.name,
             resources=["../../base", "../../secrets", "databases.yaml"],

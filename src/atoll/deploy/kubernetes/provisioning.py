@@ -66,7 +66,8 @@ def _pod(plan: Plan, image: str) -> Mapping[str, Any]:
 
 
 def _sources(plan: Plan) -> list[Object]:
-    found: list[Object] = [{"configMap": {"name": "system"}}]
+    system = {"key": "system.json", "path": "system.json"}
+    found: list[Object] = [{"configMap": {"name": "system", "items": [system]}}]
     for name in plan.contracts:
         item = {"key": f"{name}.json", "path": f"contracts/{name}.json"}
         found.append({"configMap": {"name": _config(name), "items": [item]}})

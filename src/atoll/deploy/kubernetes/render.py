@@ -10,7 +10,8 @@ from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.bus import component
 from atoll.deploy.kubernetes.network import policies
 from atoll.deploy.kubernetes.objects import documents, host, named
-from atoll.deploy.kubernetes.overlays import kustomization, overlays
+from atoll.deploy.kubernetes.overlays import databases, kustomization, overlays
+from atoll.deploy.kubernetes.podman import podman
 from atoll.deploy.kubernetes.provisioning import generators, job, texts
 from atoll.deploy.kubernetes.workloads import bus, gateway, part
 from atoll.deploy.plan import Plan
@@ -60,6 +61,7 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         "base/kustomization.yaml": base,
         **overlays(plan, told.images),
         **(component(plan, told.bus_of_three) if plan.system.bus.servers != 1 else {}),
+        **podman(plan, [one for objects in files.values() for one in objects], databases(plan, told.images)),
         **observability.files(plan.system.name),
     }
 
