@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,13 @@ _diff_option: Callable[[Any], Any] = click.option(
     is_flag=True,
     help="Write nothing; show what would change: 0 nothing, 1 something, 2 a consumer breaks.",
 )
-
-
 _anyway_option: Callable[[Any], Any] = click.option(
     "--anyway", is_flag=True, help="Write also what a consumer could not read any more."
+)
+
+
+_settled_option: Callable[[Any], Any] = click.option(
+    "--settled", is_flag=True, help="All replicas of former contracts have left: what only those may consume is taken away."
 )
 
 
@@ -51,8 +55,9 @@ def command() -> None:
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where the gateway's port is published.")
 @_diff_option
 @_anyway_option
+@_settled_option
 @here
-def compose(here: Here, environment: str, into: Path | None, address: str, only_shown: bool, anyway: bool) -> int:
+def compose(here: Here, environment: str, into: Path | None, address: str, **flags: bool) -> int:
     """A Compose file, what it mounts, and secrets that are not there yet.
 
     Then `docker compose up -d` in that folder starts the system; `atoll build` makes its images.
@@ -61,22 +66,23 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
     from atoll.deploy.certificates import BusCertificates
     from atoll.deploy.compose import Told, cells, render
     from atoll.deploy.files import read_given, read_numbers
-    from atoll.deploy.secrets import BUS_CONFIGURATION, Keeper, secret_files
+    from atoll.deploy.secrets import BUS_CONFIGURATION, SETTLED_CONFIGURATION, Keeper, secret_files
     from atoll.provision.secrets import Secrets
 
-    plan = planned(here, environment)
     folder = into or here.folder / "deploy" / "compose"
+    plan = _with_former(planned(here, environment), folder, settled=flags["settled"])
     numbers = cells(read_numbers(folder / "cells.json"), [part.name for part in plan.members])
     texts = render(plan, Told(_references(plan), numbers, address))
-    if only_shown:
+    if flags["only_shown"]:
         return _show(folder, texts)
-    if not anyway:
+    if not flags["anyway"]:
         _check(folder, texts)
     secrets = folder / "secrets"
     kept, certificates = Secrets(secrets / _KEPT), BusCertificates(secrets)
     retired = _retired(secrets / BUS_CONFIGURATION, plan.contracts)
     keeper = Keeper(kept.of, read_given(secrets / "given"), certificates.of, retired, bus=compose_hosts(plan))
-    _write(folder, texts, secret_files(plan, keeper), (kept, certificates))
+    settled = secret_files(replace(plan, former=()), keeper)[BUS_CONFIGURATION]
+    _write(folder, texts, {**secret_files(plan, keeper), SETTLED_CONFIGURATION: settled}, (kept, certificates))
     return 0
 
 
@@ -85,8 +91,9 @@ def compose(here: Here, environment: str, into: Path | None, address: str, only_
 @_into("kubernetes")
 @_diff_option
 @_anyway_option
+@_settled_option
 @here
-def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool, anyway: bool) -> int:
+def kubernetes(here: Here, environment: str, into: Path | None, **flags: bool) -> int:
     """Manifests: a kustomize base, overlays (dev, production, operators, podman), and secrets for dev that are not there yet.
 
     Then `kubectl apply -k overlays/dev` in that folder; `atoll build --push` makes the images.
@@ -98,8 +105,8 @@ def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool
     from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, bus_file, given_names, secret_files
     from atoll.provision.secrets import Secrets
 
-    plan = planned(here, environment)
-    folder = into or here.folder / "deploy" / "kubernetes"
+    folder, only_shown = into or here.folder / "deploy" / "kubernetes", flags["only_shown"]
+    plan = _with_former(planned(here, environment), folder, settled=flags["settled"])
     kept, given = Secrets(folder / "secrets" / _KEPT), read_given(folder / "secrets" / "given")
     certificates = BusCertificates(folder / "secrets")
 
@@ -114,10 +121,18 @@ def kubernetes(here: Here, environment: str, into: Path | None, only_shown: bool
     texts = render(plan, Told(_references(plan), bus_file(plan, keeper, BusHosts()), secrets.pop(BUS_CONFIGURATION)))
     if only_shown:
         return _show(folder, texts if (folder / "secrets" / _KEPT).exists() else _without(texts, BUS_CONFIGURATION))
-    if not anyway:
+    if not flags["anyway"]:
         _check(folder, texts)
     _write(folder, texts, {**secrets, "kustomization.yaml": secret_generators(plan)}, (kept, certificates))
     return 0
+
+
+def _with_former(plan: Plan, folder: Path, *, settled: bool) -> Plan:
+    """What ran before may go on until it has left."""
+    from atoll.deploy.files import read_rendered
+    from atoll.deploy.provisioning import former
+
+    return plan if settled else replace(plan, former=former(read_rendered(folder, ()), plan.contracts))
 
 
 def _without(texts: Mapping[str, str], name: str) -> dict[str, str]:
@@ -135,7 +150,7 @@ def _references(plan: Plan) -> dict[str, str]:
 
 def _write(folder: Path, texts: Mapping[str, str], secrets: Mapping[str, str], kept: tuple[Secrets, BusCertificates]) -> None:
     """Secrets first: a file that names one never comes before it."""
-    from atoll.deploy.files import write, write_secrets
+    from atoll.deploy.files import remove_contracts, write, write_secrets
 
     (folder / "secrets").mkdir(parents=True, exist_ok=True, mode=0o700)
     for one in kept:
@@ -143,6 +158,8 @@ def _write(folder: Path, texts: Mapping[str, str], secrets: Mapping[str, str], k
     write_secrets(folder / "secrets", secrets)
     for name in write(folder, texts):
         click.echo(f"{folder / name} is written")
+    for name in remove_contracts(folder, texts):
+        click.echo(f"{folder / name} is removed")
 
 
 def _retired(configuration: Path, contracts: Iterable[str]) -> set[str]:

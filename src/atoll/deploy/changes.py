@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import PurePosixPath
 
+from atoll.deploy.provisioning import contracts_in
+from atoll.provision.job import CONTRACTS_FOLDER, FORMER_FOLDER
 from atoll.system.compatibility import unreadable
 from atoll.system.contract import Contract
 from atoll.system.differences import differences
 
 __all__ = ["Changes", "changes"]
 
-_CONTRACTS = "provision/contracts"
+_FOLDERS = tuple(f"provision/{name}" for name in (CONTRACTS_FOLDER, FORMER_FOLDER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,14 @@ class Changes:
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Changes:
     """Between two times of rendering, by path. Raises SystemMistake for a contract that can't be read."""
-    old, new = _contracts(before), _contracts(after)
+    old, new = contracts_in(before), contracts_in(after)
     refused = tuple(_refused(old, new))
-    return Changes(refused, tuple(_passing(old, new)), tuple(_said(old, new)), tuple(_lines(before, after)))
-
-
-def _contracts(files: Mapping[str, str]) -> dict[str, Contract]:
-    found = {path: text for path, text in files.items() if _holds_contract(path)}
-    return {PurePosixPath(path).stem: Contract.parse(json.loads(text), where=path) for path, text in sorted(found.items())}
+    said = (*_said(old, new), *_said_of_former(before, after))
+    return Changes(refused, tuple(_passing(old, new)), said, tuple(_lines(before, after)))
 
 
 def _holds_contract(path: str) -> bool:
-    return path.endswith(".json") and str(PurePosixPath(path).parent).endswith(_CONTRACTS)
+    return path.endswith(".json") and str(PurePosixPath(path).parent).endswith(_FOLDERS)
 
 
 def _refused(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[str]:
@@ -83,6 +80,14 @@ def _said(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[
             yield f"{name} is gone"
         else:
             yield from (f"{name}: {line}" for line in differences(old[name], new[name]))
+
+
+def _said_of_former(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+    old, new = contracts_in(before, FORMER_FOLDER), contracts_in(after, FORMER_FOLDER)
+    for key in sorted(new.keys() - old.keys()):
+        yield f"{new[key].service}: replicas of the contract {new[key].digest} may consume what they do until they have left"
+    for key in sorted(old.keys() - new.keys()):
+        yield f"{old[key].service}: what only the former contract {old[key].digest} consumes is taken away"
 
 
 def _lines(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:

@@ -18,10 +18,9 @@ from atoll.deploy.bus import compose_hosts, server_variables
 from atoll.deploy.environment import database_environment, environment, gateway_environment, provision_environment
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.plan import Part, Plan
+from atoll.deploy.provisioning import texts
 from atoll.deploy.secrets import database_name
 from atoll.errors import SystemMistake
-from atoll.provision.document import system_document
-from atoll.system.contract import canonical
 
 __all__ = ["CELLS", "Told", "cells", "render"]
 
@@ -67,8 +66,7 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         ".env": f"COMPOSE_PROJECT_NAME={plan.system.name}\n",
         ".gitignore": "/secrets/\n",
         "cells.json": json.dumps(dict(sorted(told.cells.items())), indent=1) + "\n",
-        "provision/system.json": json.dumps(system_document(plan.system), indent=1) + "\n",
-        **{f"provision/contracts/{name}.json": canonical(one.document).decode() + "\n" for name, one in plan.contracts.items()},
+        **texts(plan),
     }
 
 

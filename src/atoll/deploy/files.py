@@ -12,9 +12,20 @@ from pathlib import Path
 from atoll.deploy.images import Sources
 from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
+from atoll.provision.job import CONTRACTS_FOLDER, FORMER_FOLDER
 from atoll.system.files import service_files
 
-__all__ = ["link_wheels", "read_given", "read_numbers", "read_rendered", "sources", "write", "write_context", "write_secrets"]
+__all__ = [
+    "link_wheels",
+    "read_given",
+    "read_numbers",
+    "read_rendered",
+    "remove_contracts",
+    "sources",
+    "write",
+    "write_context",
+    "write_secrets",
+]
 
 _ATOLL = Path(__file__).resolve().parent.parent
 # What nobody needs in a container.
@@ -98,10 +109,25 @@ def read_rendered(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _was_rendered(path: Path) -> bool:
-    if path.parent.match("provision/contracts"):
+    if _holds_contract(path):
         return True
     with path.open("rb") as file:
         return file.read(len(_RENDERED)) == _RENDERED
+
+
+def _holds_contract(path: Path) -> bool:
+    return path.suffix == ".json" and any(
+        path.parent.match(f"provision/{folder}") for folder in (CONTRACTS_FOLDER, FORMER_FOLDER)
+    )
+
+
+def remove_contracts(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those that were rendered into `folder` before, and are not among `names`: provision reads all that lie there."""
+    kept = set(names)
+    gone = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _holds_contract(path)}
+    for name in gone.keys() - kept:
+        gone[name].unlink()
+    return sorted(gone.keys() - kept)
 
 
 def read_numbers(path: Path) -> dict[str, int]:

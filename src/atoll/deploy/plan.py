@@ -52,10 +52,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`parts`: auth, then services and clients, then simulators that somebody calls."""
+    """`parts`: auth, then services and clients, then simulators that somebody calls. `former` are contracts of replicas that
+    may still run beside those of the present ones.
+    """
 
     system: System
     parts: tuple[Part, ...]
+    former: tuple[Contract, ...] = ()
 
     @property
     def contracts(self) -> dict[str, Contract]:
@@ -64,7 +67,7 @@ class Plan:
     @property
     def bus(self) -> BusPlan:
         """Clients are users of the bus here: nobody else could announce their addresses."""
-        return BusPlan.of(self.contracts)
+        return BusPlan.of(self.contracts, beside=self.former)
 
     @property
     def members(self) -> tuple[Part, ...]:

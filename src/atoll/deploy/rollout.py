@@ -19,7 +19,9 @@ from typing import Any
 
 from atoll.deploy.docker import Docker
 from atoll.deploy.images import APP_PORT, GATEWAY, PROVISION
+from atoll.deploy.secrets import BUS_CONFIGURATION, SETTLED_CONFIGURATION
 from atoll.errors import EngineOutage, SystemMistake
+from atoll.provision.job import FORMER_FOLDER
 
 __all__ = ["Rollout"]
 
@@ -54,6 +56,20 @@ class Rollout:
         for container in old:
             self._leave(container)
         self._compose("up", "-d", "--no-deps", "--no-recreate", "--scale", f"{service}={len(new)}", service)
+        self._settle(service)
+
+    def _settle(self, service: str) -> None:
+        """What only the old ones consumed is taken away: on the bus by provision, and from nats.conf with the last of them."""
+        folder = self.folder / "provision" / FORMER_FOLDER
+        if not (gone := sorted(folder.glob(f"{service}.*.json"))):
+            return
+        for file in gone:
+            file.unlink()
+        if not any(folder.glob("*.json")):
+            secrets = self.folder / "secrets"
+            (secrets / SETTLED_CONFIGURATION).replace(secrets / BUS_CONFIGURATION)
+        self._provision()
+        self.say(f"{service}: what only the old ones consumed is taken away")
 
     def _provision(self) -> None:
         """What the new version publishes and consumes, it may from now on."""

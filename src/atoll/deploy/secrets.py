@@ -18,6 +18,7 @@ from atoll.system.plan import AUTH
 __all__ = [
     "BUS_CONFIGURATION",
     "OF_BUS",
+    "SETTLED_CONFIGURATION",
     "Keeper",
     "account_variables",
     "bus_file",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 BUS_CONFIGURATION = f"{BUS}/nats.conf"
+SETTLED_CONFIGURATION = f"{BUS}/settled.conf"
+"""What nats.conf is to be when all replicas of former contracts have left."""
 OF_BUS = "bus."
 """What the names of secrets begin with that belong to users of the bus."""
 

@@ -92,7 +92,7 @@ class BusHost:
     async def widen(self, contracts: Mapping[str, Contract]) -> None:
         """Permissions for the new contracts beside the old ones, as long as old replicas and their events are there."""
         wanted = self._with_user(contracts)
-        both = {name: _union(self.contracts.get(name, contract), contract) for name, contract in wanted.items()}
+        both = {name: contract.beside(self.contracts.get(name, contract)) for name, contract in wanted.items()}
         await self._change(both, prune=False)
 
     async def narrow(self, contracts: Mapping[str, Contract]) -> None:
@@ -161,7 +161,7 @@ class BusHost:
     def _with_user(self, contracts: Mapping[str, Contract]) -> dict[str, Contract]:
         clients = {spec.name for spec in self.machine.system.services if spec.kind != "service"}
         own = {name: contract for name, contract in contracts.items() if name not in clients}
-        return own | {name: _union(trial.contract, own[name]) for name, trial in self.trials.items() if name in own}
+        return own | {name: own[name].beside(trial.contract) for name, trial in self.trials.items() if name in own}
 
     def _administrator(self) -> Administrator:
         plan = BusPlan.of(self.contracts)
@@ -184,10 +184,3 @@ class BusHost:
                 await self.provision(self._provisioned)
             except BusOutage as outage:
                 self.machine.say(f"the bus is back, but not as it should be: {outage}; `atoll down` and `atoll up` mend that")
-
-
-def _union(old: Contract, new: Contract) -> Contract:
-    """Publishes and consumes what either does."""
-    published = {event.name: event for event in (*old.publishes, *new.publishes)}
-    consumed = {(one.source, one.name): one for one in (*old.consumes, *new.consumes)}
-    return msgspec.structs.replace(new, publishes=tuple(published.values()), consumes=tuple(consumed.values()))

@@ -20,6 +20,7 @@ from atoll.bus.jetstream import JetStreamBus, information
 from atoll.bus.ports import Received
 from atoll.errors import BusOutage
 from atoll.provision import nats
+from atoll.registry.replica import parse, removal
 from atoll.system.contract import Contract, canonical
 from atoll.system.plan import AUTH, BusPlan, BusService, BusSource
 
@@ -34,6 +35,8 @@ _NOT_FOUND = 404
 _TOGETHER_S = 60.0
 _TOGETHER_PAUSE_S = 0.2
 _NOT_TOGETHER = (10005, 10008)  # "no suitable peers for placement", "temporarily unavailable"
+# As everybody who watches the registry has it.
+_SILENT_S = 30.0
 
 _STREAM: dict[str, Any] = {
     "retention": "limits",
@@ -184,6 +187,28 @@ class Administrator:
             wanted |= {key: body for key, body in before.items() if key in in_use and key not in wanted and key != "system"}
             document = canonical(_with_digests(system, contracts, wanted))
             return await _replace(bus, before, {**wanted, "system": document})
+
+    async def digests(self) -> dict[str, set[str]]:
+        """By service, the contracts that its replicas say they have, "" for one that does not say. Who has been silent while
+        others were heard does not count.
+        """
+        async with self._as(nats.PLATFORM_ADMIN) as bus:
+            if await _ask(bus, f"STREAM.INFO.{nats.REGISTRY}") is None:
+                return {}
+            entries = [parse(entry) for entry in await bus.latest(nats.REGISTRY, "$KV.registry.>") if not removal(entry)]
+        running = [entry for entry in entries if entry is not None]
+        newest = max((entry.beat for entry in running), default=0.0)
+        found: dict[str, set[str]] = {}
+        for entry in running:
+            if newest - entry.beat <= _SILENT_S:
+                found.setdefault(entry.service, set()).add(entry.digest)
+        return found
+
+    async def drop(self, durables: Iterable[str]) -> None:
+        """Deletes these, each `stream/consumer`."""
+        for stream, _, consumer in (name.partition("/") for name in durables):
+            async with self._as(nats.admin(stream)) as bus:
+                await _ask(bus, f"CONSUMER.DELETE.{stream}.{consumer}")
 
     async def purge(self, older_than_s: float) -> dict[str, int]:
         """Deletes events that every durable has acknowledged and that are older than that; gives how many, by stream."""

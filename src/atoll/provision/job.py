@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,23 @@ from atoll.system.contract import Contract
 from atoll.system.files import load_contract
 from atoll.system.plan import BusPlan
 
-__all__ = ["Job"]
+__all__ = ["CONTRACTS_FOLDER", "FORMER_FOLDER", "SYSTEM_FILE", "Job"]
 
 SYSTEM_FILE = "system.json"
 CONTRACTS_FOLDER = "contracts"
+FORMER_FOLDER = "former"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`system` is the bucket's document without digests, `contracts` those that hold from now on."""
+    """`system` is the bucket's document without digests, `contracts` those that hold from now on, `former` those that hold
+    beside them for as long as replicas have them.
+    """
 
     system: Mapping[str, Any]
     contracts: Mapping[str, Contract]
     administrator: Administrator
+    former: tuple[Contract, ...] = ()
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Job:
@@ -44,12 +48,13 @@ class Job:
                 f"these environment variables are missing: {', '.join(missing)}", hint="docs/reference/environment.md"
             )
         folder = Path(variables["ATOLL_PROVISION_DIR"])
-        contracts = {path.stem: load_contract(path) for path in sorted((folder / CONTRACTS_FOLDER).glob("*.json"))}
-        plan = BusPlan.of(contracts)
+        contracts = _contracts(folder / CONTRACTS_FOLDER)
+        former = tuple(_contracts(folder / FORMER_FOLDER).values())
+        plan = BusPlan.of(contracts, beside=former)
         entrance = _entrance(variables["ATOLL_BUS_ADDRESS"], variables.get("ATOLL_BUS_CA", ""))
         server = nats.BusServer("", 0, Path())  # its configuration is written by who rendered it
         administrator = Administrator(plan, server, _passwords(plan, variables["ATOLL_BUS_USERS"]), entrance)
-        return cls(_system(folder / SYSTEM_FILE), contracts, administrator)
+        return cls(_system(folder / SYSTEM_FILE), contracts, administrator, former)
 
     async def run(self) -> list[str]:
         """What was done. Raises BusOutage: the bus does not answer, or refuses its configuration.
@@ -57,13 +62,37 @@ class Job:
         What the services hold is announced last: before that, the gateway routes to nobody new.
         """
         await self.administrator.reload()
-        made = await self.administrator.make()
-        said = [*made.changes, *(f"{one}: a new subscription, it starts with what comes now" for one in made.late)]
-        said += [f"{one}: nobody uses this durable, and it holds events back" for one in made.leftovers]
+        running = await self.administrator.digests()
+        staying = [one for one in self.former if not self._has_left(one, running.get(one.service, set()))]
+        said = [f"{one.service}: replicas of the contract {one.digest} may still consume what it does" for one in staying]
+        said += await self._make(BusPlan.of(self.contracts, beside=staying))
         if await self.administrator.announce(self.system, self.contracts):
             said.append("contracts announced")
         purged = await self.administrator.purge(BUDGETS.inbox_kept_s)
         return [*said, *(f"{count} old events of {stream} purged" for stream, count in purged.items())]
+
+    def _has_left(self, one: Contract, running: set[str]) -> bool:
+        """Only when its successor has come: before that, it may be about to start again."""
+        return self.contracts[one.service].digest in running and not running & {one.digest, ""}
+
+    async def _make(self, plan: BusPlan) -> list[str]:
+        """What had to be done for that. Durables that a service wants no more go, since they would hold events back; those of a
+        service that is gone stay, as its stream does.
+        """
+        administrator = replace(self.administrator, plan=plan)
+        made = await administrator.make()
+        gone = [one for one in made.leftovers if one.partition("/")[2] in self.contracts]
+        await administrator.drop(gone)
+        return [
+            *made.changes,
+            *(f"{one}: a new subscription, it starts with what comes now" for one in made.late),
+            *(f"{one}: this durable is deleted, nobody uses it any more" for one in gone),
+            *(f"{one}: nobody uses this durable, and it holds events back" for one in made.leftovers if one not in gone),
+        ]
+
+
+def _contracts(folder: Path) -> dict[str, Contract]:
+    return {path.stem: load_contract(path) for path in sorted(folder.glob("*.json"))}
 
 
 def _entrance(addresses: str, authorities: str) -> nats.Entrance:

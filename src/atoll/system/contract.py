@@ -128,6 +128,13 @@ class Contract(msgspec.Struct, frozen=True):
             names.setdefault(subscription.source, []).append(subscription.name)
         return {source: tuple(sorted(set(found))) for source, found in sorted(names.items())}
 
+    def beside(self, *others: Contract) -> Contract:
+        """What may be done on the bus while other versions run beside this one: publish and consume what any of them does."""
+        every = (*others, self)
+        published = {event.name: event for one in every for event in one.publishes}
+        consumed = {(event.source, event.name): event for one in every for event in one.consumes}
+        return msgspec.structs.replace(self, publishes=tuple(published.values()), consumes=tuple(consumed.values()))
+
     @classmethod
     def parse(cls, document: Mapping[str, Any], *, where: str = "") -> Contract:
         """Raises SystemMistake that names `where` and what is missing or wrong."""

@@ -49,9 +49,18 @@ class BusPlan:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, contracts: Mapping[str, Contract], *, clients: Collection[str] = ()) -> BusPlan:
-        """`clients` have no bus user. Raises SystemMistake for a name that can't stand in a subject."""
-        known = {name: contract for name, contract in sorted(contracts.items()) if name not in clients}
+    def of(
+        cls, contracts: Mapping[str, Contract], *, clients: Collection[str] = (), beside: Collection[Contract] = ()
+    ) -> BusPlan:
+        """`clients` have no bus user; `beside` are contracts of other versions that run, or may, beside the present ones.
+
+        Raises SystemMistake for a name that can't stand in a subject.
+        """
+        known = {
+            name: contract.beside(*(one for one in beside if one.service == name))
+            for name, contract in sorted(contracts.items())
+            if name not in clients
+        }
         warnings: list[str] = []
         services = tuple(_service(name, contract, known, warnings) for name, contract in known.items())
         return cls(services, tuple(warnings))

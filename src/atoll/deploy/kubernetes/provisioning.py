@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +10,10 @@ from atoll.deploy.environment import provision_environment
 from atoll.deploy.images import BUS, PROVISION
 from atoll.deploy.kubernetes.objects import Container, Object, Pod, digest, host, labels, named, variables
 from atoll.deploy.plan import Plan
-from atoll.provision.document import system_document
-from atoll.system.contract import canonical
+from atoll.deploy.provisioning import contract_file, former_file, texts
+from atoll.provision.job import SYSTEM_FILE
 
-__all__ = ["generators", "job", "texts"]
+__all__ = ["generators", "job"]
 
 _WAIT_S = 600
 # A changed Secret reaches the bus's volume within a minute or so; what is asked for before is tried again, after ever longer.
@@ -24,18 +23,18 @@ _NIGHTLY = "17 3 * * *"
 _KEPT_S = 7 * 86_400
 
 
-def texts(plan: Plan) -> dict[str, str]:
-    """What provision reads, by path: the system's document, and all contracts."""
-    found = {"provision/system.json": json.dumps(system_document(plan.system), indent=1) + "\n"}
-    return found | {
-        f"provision/contracts/{name}.json": canonical(one.document).decode() + "\n" for name, one in plan.contracts.items()
-    }
-
-
 def generators(plan: Plan) -> list[Object]:
     """One ConfigMap for each contract, since none may have more than a MiB."""
-    system = {"name": "system", "files": ["provision/system.json"]}
-    return [system, *({"name": _config(name), "files": [f"provision/contracts/{name}.json"]} for name in plan.contracts)]
+    return [{"name": name, "files": [f"provision/{file}"]} for name, file in _files(plan).items()]
+
+
+def _files(plan: Plan) -> dict[str, str]:
+    """By ConfigMap."""
+    return {
+        "system": SYSTEM_FILE,
+        **{f"contract-{host(name)}": contract_file(name) for name in plan.contracts},
+        **{f"former-{host(one.service)}-{one.digest}": former_file(one) for one in plan.former},
+    }
 
 
 def job(plan: Plan, image: str) -> list[Object]:
@@ -66,13 +65,5 @@ def _pod(plan: Plan, image: str) -> Mapping[str, Any]:
 
 
 def _sources(plan: Plan) -> list[Object]:
-    system = {"key": "system.json", "path": "system.json"}
-    found: list[Object] = [{"configMap": {"name": "system", "items": [system]}}]
-    for name in plan.contracts:
-        item = {"key": f"{name}.json", "path": f"contracts/{name}.json"}
-        found.append({"configMap": {"name": _config(name), "items": [item]}})
-    return found
-
-
-def _config(name: str) -> str:
-    return f"contract-{host(name)}"
+    items = {name: {"key": file.rpartition("/")[2], "path": file} for name, file in _files(plan).items()}
+    return [{"configMap": {"name": name, "items": [item]}} for name, item in items.items()]

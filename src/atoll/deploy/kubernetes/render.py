@@ -12,9 +12,10 @@ from atoll.deploy.kubernetes.network import policies
 from atoll.deploy.kubernetes.objects import documents, host, named
 from atoll.deploy.kubernetes.overlays import databases, kustomization, overlays
 from atoll.deploy.kubernetes.podman import podman
-from atoll.deploy.kubernetes.provisioning import generators, job, texts
+from atoll.deploy.kubernetes.provisioning import generators, job
 from atoll.deploy.kubernetes.workloads import bus, gateway, part
 from atoll.deploy.plan import Plan
+from atoll.deploy.provisioning import texts
 from atoll.deploy.secrets import BUS_CONFIGURATION, Keeper, given_names, secret_files
 from atoll.errors import SystemMistake
 
