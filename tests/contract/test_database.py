@@ -683,6 +683,37 @@ async def test_migrations_are_applied_once_and_in_order(kind: Kind, tmp_path: Pa
         assert await kind.has_table(database, "second")
 
 
+async def test_what_is_pending_is_told_by_name_until_it_is_applied_and_nothing_is_changed_by_asking(
+    kind: Kind, tmp_path: Path
+) -> None:
+    folder = tmp_path / "migrations"
+    first, second = write(folder, kind.migration(1, "first")), kind.migration(2, "second")
+    async with opened(kind) as database:
+        before = await database.pending(folder)
+        assert before[-1] == first.name
+        assert len(before) > 1, "atoll's own"
+        assert await database.pending(folder) == before
+        assert await database.migrate(folder) == [first.name]
+        assert await database.pending(folder) == []
+        write(folder, second)
+        assert await database.pending(folder) == [second[0]]
+        first.write_text("-- another text")
+        with pytest.raises(SystemMistake, match=first.name):
+            await database.pending(folder)
+
+
+async def test_an_older_replica_finds_nothing_pending_in_a_database_that_a_newer_one_has_migrated(
+    kind: Kind, tmp_path: Path
+) -> None:
+    newer, older = tmp_path / "newer", tmp_path / "older"
+    for number, folders in ((1, (newer, older)), (2, (newer,))):
+        for folder in folders:
+            write(folder, kind.migration(number, f"table_{number}"))
+    async with opened(kind) as database:
+        await database.migrate(newer)
+        assert await database.pending(older) == []
+
+
 async def test_two_processes_that_migrate_at_once_apply_each_migration_once(kind: Kind, tmp_path: Path) -> None:
     folder = tmp_path / "migrations"
     names = [write(folder, kind.migration(n, f"table_{n}")).name for n in range(1, 4)]

@@ -12,6 +12,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from atoll.deploy.files import write
 from atoll.deploy.kubernetes import render
 from atoll.errors import SystemMistake
 from atoll.gateway.container import DRAIN_S
@@ -188,8 +189,60 @@ def test_a_job_that_is_told_something_else_has_another_name(tmp_path: Path) -> N
     names: list[str] = []
     for number, one in enumerate((plan, plan, other)):
         written(one, tmp_path / str(number))
-        names += by_name(built(tmp_path / str(number), "production"), "Job")
+        jobs = by_name(built(tmp_path / str(number), "production"), "Job")
+        names += [job for job in jobs if job.startswith("provision-")]
     assert names[0] == names[1] != names[2]
+
+
+# migrations
+
+WITH_SERVER = ("auth", "catalog", "inventory", "orders")
+
+
+def migrations(objects: Objects) -> dict[str, str]:
+    """Their Jobs' names, by service."""
+    found = (re.fullmatch(r"(.*)-migrate-[0-9a-f]{10}", name) for name in by_name(objects, "Job"))
+    return {match[1]: match[0] for match in found if match}
+
+
+def test_each_service_with_a_server_for_its_database_has_a_job_that_migrates(shop: dict[str, Objects]) -> None:
+    for objects in shop.values():
+        assert migrations(objects).keys() == set(WITH_SERVER)
+        spec = by_name(objects, "Job")[migrations(objects)["orders"]]["spec"]["template"]["spec"]
+        commands = [container["command"][3:] for container in containers(spec)]
+        assert commands == [["wait", "database", "--timeout", "600"], ["migrate", "orders"]]
+
+
+def test_its_pods_wait_for_the_schema_and_who_has_a_file_migrates_it_itself(
+    shop: dict[str, Objects],
+) -> None:
+    for objects in shop.values():
+        for name, deployment in by_name(objects, "Deployment").items():
+            first = deployment["spec"]["template"]["spec"].get("initContainers", [])
+            waits = [container["command"][3:5] for container in first]
+            assert waits == ([["wait", "schema"]] if name in WITH_SERVER else []), name
+
+
+def test_what_migrates_is_told_what_its_service_is(shop: dict[str, Objects]) -> None:
+    """The URL of an operator's database too."""
+    for overlay, objects in shop.items():
+        for service, name in migrations(objects).items():
+            job = by_name(objects, "Job")[name]["spec"]["template"]["spec"]
+            pod = by_name(objects, "Deployment")[service]["spec"]["template"]["spec"]
+            (secrets,) = (one for one in pod["volumes"] if one["name"] == "secrets")
+            assert secrets in job["volumes"], f"{overlay}: {service}"
+            assert job["containers"][0]["envFrom"] == pod["containers"][0]["envFrom"]
+            assert job["containers"][0]["image"] == pod["containers"][0]["image"]
+            assert job["serviceAccountName"] == service
+
+
+def test_another_image_is_another_job_of_that_service_alone(tmp_path: Path) -> None:
+    plan = shop_plan()
+    other = replace(told(plan), images={**told(plan).images, "orders": "shop/orders:1.1.0-ba9876543210"})
+    for folder, text in (("before", told(plan)), ("after", other)):
+        write(tmp_path / folder, render(plan, text))
+    before, after = (migrations(built(tmp_path / folder, "production")) for folder in ("before", "after"))
+    assert {name for name in before if before[name] != after[name]} == {"orders"}
 
 
 # who reaches whom
@@ -253,7 +306,9 @@ def test_everybody_has_the_bus_and_databases_have_not(shop: dict[str, Objects]) 
 
 def test_a_database_is_reached_by_its_own_service_only(shop: dict[str, Objects]) -> None:
     found = reachable(shop["dev"], 5432) | reachable(shop["dev"], 27017)
-    assert found == {(name, f"{name}-database") for name in ("auth", "catalog", "inventory", "orders")}
+    assert found == {(user, f"{name}-database") for name in WITH_SERVER for user in (name, f"{name}-migrate")}, (
+        "and by what migrates it"
+    )
 
 
 def test_only_who_says_outbound_calls_the_outside(tmp_path: Path) -> None:

@@ -180,6 +180,18 @@ async def test_a_failing_revision_is_named_with_its_line_and_applies_nothing_of_
     assert await database.migrate(folder.path) == ["0002_change.py"]
 
 
+async def test_what_is_pending_is_told_by_name_until_it_is_applied(database: Database, folder: Folder) -> None:
+    folder.add("0001", None, STOCK)
+    assert (await database.pending(folder.path))[-1] == "0001_change.py"
+    await database.migrate(folder.path)
+    assert await database.pending(folder.path) == []
+    second = folder.add("0002", "0001", COLOUR)
+    assert await database.pending(folder.path) == ["0002_change.py"]
+    await database.migrate(folder.path)
+    second.unlink()
+    assert await database.pending(folder.path) == [], "an older replica beside a newer one"
+
+
 async def test_processes_that_migrate_at_once_take_turns(postgresql_url: str, folder: Folder) -> None:
     folder.add("0002", "0001", COLOUR)
     databases = [open_database(postgresql_url, _encode, sqlalchemy=True) for _ in range(3)]

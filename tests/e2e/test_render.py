@@ -92,14 +92,23 @@ def test_diff_shows_what_a_changed_manifest_would_change_and_writes_nothing(shop
     assert (rendered / "base" / "orders.yaml").read_text() == before
 
 
-def test_a_contract_that_a_consumer_could_not_read_is_refused_by_its_name(shop: RunningSystem, rendered: Path) -> None:
+@pytest.mark.parametrize(("kind", "file"), [("kubernetes", "base/provision"), ("compose", "provision")])
+def test_a_contract_that_a_consumer_could_not_read_is_refused_by_its_name(
+    shop: RunningSystem, rendered: Path, kind: str, file: str
+) -> None:
+    command = ("render", kind, "--environment", "containers")
+    folder = rendered.parent / kind
+    given = folder / "secrets" / "given"
+    given.mkdir(parents=True, exist_ok=True)
+    (given / "session_secret").write_text("a-secret-that-only-an-operator-knows")
+    shop.must(*command)
     source = shop.folder / "services" / "catalog" / "catalog" / "events.py"
     text, accepted = source.read_text(), (shop.folder / "contracts" / "catalog.json").read_text()
-    before = (rendered / "base" / "provision" / "contracts" / "catalog.json").read_text()
+    before = (folder / file / "contracts" / "catalog.json").read_text()
     source.write_text(text.replace(PRICE_WITH_CURRENCY, PRICE_WITH_CURRENCY.replace("    currency: str\n", "")))
     try:
         shop.must("contract", "accept", "catalog")
-        refused, shown = shop.run(*KUBERNETES), shop.run(*KUBERNETES, "--diff")
+        refused, shown = shop.run(*command), shop.run(*command, "--diff")
     finally:
         source.write_text(text)
         (shop.folder / "contracts" / "catalog.json").write_text(accepted)
@@ -107,7 +116,7 @@ def test_a_contract_that_a_consumer_could_not_read_is_refused_by_its_name(shop: 
     assert refused.returncode == 1
     assert reason in refused.stderr
     assert (shown.returncode, shown.stdout.splitlines()[0]) == (2, reason)
-    assert (rendered / "base" / "provision" / "contracts" / "catalog.json").read_text() == before
+    assert (folder / file / "contracts" / "catalog.json").read_text() == before
 
 
 def test_diff_needs_no_secrets_as_in_ci(shop: RunningSystem, rendered: Path, tmp_path: Path) -> None:

@@ -51,8 +51,12 @@ async def migrate(database: Database) -> None:
 def command(here: Here, name: str, new: str | None, as_json: bool) -> None:
     """Apply NAME's pending migrations now (a service also does so at its start).
 
+    Where the environment is there already (ATOLL_SERVICE, ATOLL_DATABASE_URL), as in a container, it asks nobody.
     Where the service's migrations are Alembic's, --new writes the revision that its models ask for.
     """
+    if new is None and _told(name):
+        _say(name, _own(name), as_json)
+        return
     spec = here.system.service(name)
     if spec.command or spec.kind == "simulator":
         raise SystemMistake(f"{name} is not a service of atoll's and has no migrations", where=spec.where)
@@ -61,10 +65,30 @@ def command(here: Here, name: str, new: str | None, as_json: bool) -> None:
         done = _ask(here, name, [] if new is None else ["--new", new])
     else:
         done = [str(_begin(spec, _kind(here, spec), (new or "", slug)))]
-    if as_json:
-        click.echo(json.dumps({"service": name, "applied" if new is None else "files": done}, indent=2))
+    if new is None:
+        _say(name, done, as_json)
     else:
-        click.echo("\n".join(done) or "nothing to apply")
+        click.echo(json.dumps({"service": name, "files": done}, indent=2) if as_json else "\n".join(done))
+
+
+def _say(name: str, applied: list[str], as_json: bool) -> None:
+    found = json.dumps({"service": name, "applied": applied}, indent=2)
+    click.echo(found if as_json else "\n".join(applied) or "nothing to apply")
+
+
+def _told(name: str) -> bool:
+    """Whether this process is told all that the service would be."""
+    from atoll.system.variables import with_files
+
+    return os.environ.get("ATOLL_SERVICE") == name and bool(with_files(os.environ).get("ATOLL_DATABASE_URL"))
+
+
+def _own(name: str) -> list[str]:
+    from atoll.service.migrate import migrate
+    from atoll.system.auth import AUTH_MODULE
+    from atoll.system.plan import AUTH
+
+    return asyncio.run(migrate(AUTH_MODULE if name == AUTH else ""))
 
 
 def _ask(here: Here, name: str, arguments: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from atoll.errors import EngineOutage, SystemMistake
 __all__ = ["command"]
 
 _PAUSE_S = 0.1
+_LOOK_S = 1.0
 _ASK_S = 2.0
 _VARIABLES = {"bus": "ATOLL_BUS_URL", "database": "ATOLL_DATABASE_URL"}
 _BUS = ("nats", "tls")
@@ -21,20 +22,40 @@ _PORTS = {"http": 80, "nats": 4222, "tls": 4222, "postgresql": 5432, "mongodb": 
 
 
 @click.command()
-@click.argument("what", metavar="health|bus|database|URL")
+@click.argument("what", metavar="health|bus|database|schema|URL")
 @click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds until it gives up.")
 def command(what: str, timeout_s: float) -> None:
     """Wait until something answers, or end with an error that says what did not.
 
     `health` is this process's own container, `bus` and `database` are what ATOLL_BUS_URL and ATOLL_DATABASE_URL name. An http
-    URL must answer 200, a bus must greet (one of its servers), anything else must take a connection.
+    URL must answer 200, a bus must greet (one of its servers), anything else must take a connection. `schema` is that database
+    with every migration applied that this service's code has.
     """
-    url = _url(what)
+    url = "" if what == "schema" else _url(what)
     end = time.monotonic() + timeout_s
-    while fault := _fault(url):
+    while fault := _fault(url) if url else _unmigrated():
         if time.monotonic() >= end:
-            raise EngineOutage(f"{_shown(url)} after {timeout_s:g} s: {fault}")
-        time.sleep(min(_PAUSE_S, max(0.0, end - time.monotonic())))
+            raise EngineOutage(f"{_shown(url) if url else 'the schema is not there'} after {timeout_s:g} s: {fault}")
+        time.sleep(min(_PAUSE_S if url else _LOOK_S, max(0.0, end - time.monotonic())))
+
+
+def _unmigrated() -> str:
+    """What is still to be applied, or why that can't be told; "" when nothing is. Raises SystemMistake."""
+    import asyncio
+
+    from atoll.errors import DatabaseOutage
+    from atoll.service.migrate import pending
+    from atoll.system.auth import AUTH_MODULE
+    from atoll.system.plan import AUTH
+
+    name = os.environ.get("ATOLL_SERVICE", "")
+    if not name:
+        raise SystemMistake("ATOLL_SERVICE is not set", hint="`atoll wait schema` runs where the service would: its code tells")
+    try:
+        waiting = asyncio.run(pending(AUTH_MODULE if name == AUTH else ""))
+    except DatabaseOutage as outage:
+        return str(outage)
+    return f"{name} waits for {', '.join(waiting)}" if waiting else ""
 
 
 def _url(what: str) -> str:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import Script, ScriptDirectory
     from sqlalchemy import Connection, MetaData
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["revise", "run_migrations", "upgrade"]
+__all__ = ["pending", "revise", "run_migrations", "upgrade"]
 
 _OWNER = "alembic"
 _SCHEMA = "atoll"
@@ -55,6 +56,29 @@ def upgrade(folder: Path, url: str) -> list[str]:
         raise _failed(folder, error) from error
     names: list[str] = config.attributes["applied"]
     return names
+
+
+async def pending(folder: Path, url: str) -> list[str]:
+    """What `upgrade` would apply, by file name. Runs nothing of the folder but its revisions' heads. Raises SystemMistake."""
+    from alembic.script import ScriptDirectory
+
+    config = _config(folder, url)
+    _one_head(config)
+    scripts = ScriptDirectory.from_config(config)
+    async with _engine(url).connect() as connection:
+        return await connection.run_sync(_pending, scripts)
+
+
+def _pending(connection: Connection, scripts: ScriptDirectory) -> list[str]:
+    from alembic.migration import MigrationContext
+
+    applied = _remembered(connection)
+    _check_unchanged(scripts, applied)
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if _is_ahead(scripts, heads, applied):
+        return []
+    done = {script.revision for head in heads for script in scripts.iterate_revisions(head, "base")}
+    return [Path(script.path).name for script in reversed(list(scripts.walk_revisions())) if script.revision not in done]
 
 
 def revise(folder: Path, url: str, message: str) -> Path:
@@ -91,23 +115,26 @@ def run_migrations(metadata: MetaData | Sequence[MetaData]) -> None:
 
 
 async def _run_online(url: str, options: dict[str, Any]) -> None:
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from sqlalchemy.pool import NullPool
-
-    from atoll.database.postgresql_pool import connect
-
     if not url:
         raise SystemMistake(
             "there is no ATOLL_DATABASE_URL to migrate",
             hint='`atoll migrate NAME`, or eval "$(atoll env NAME)" before an alembic command',
         )
+    async with _engine(url).connect() as connection:
+        await connection.run_sync(_run_locked, options)
+
+
+def _engine(url: str) -> AsyncEngine:
+    """Of one connection, for which nobody is in a hurry."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
+    from atoll.database.postgresql_pool import connect
 
     async def plain_connect() -> Any:
         return await connect(url, {"statement_timeout": "0", "lock_timeout": "0"})
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=plain_connect, poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(_run_locked, options)
+    return create_async_engine("postgresql+asyncpg://", async_creator=plain_connect, poolclass=NullPool)
 
 
 def _run_locked(connection: Connection, options: dict[str, Any]) -> None:

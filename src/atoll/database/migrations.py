@@ -20,11 +20,12 @@ import msgspec
 
 from atoll.errors import SystemMistake
 
-__all__ = ["ATOLL", "SERVICE", "Applied", "Migration", "failed", "packaged", "pending", "read"]
+__all__ = ["ATOLL", "OWNERS", "SERVICE", "Applied", "Migration", "failed", "names", "owned", "packaged", "pending", "read"]
 
 # Whose tables: atoll's own, or the service's. Both count from 1.
 ATOLL = "atoll"
 SERVICE = "service"
+OWNERS = (ATOLL, SERVICE)
 
 _NAME = re.compile(r"(\d{4})_([a-z0-9_]+)")
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -82,6 +83,16 @@ def pending(files: Sequence[Migration], applied: Mapping[int, Applied]) -> list[
     for file in waiting:
         _check_says_something(file)
     return waiting
+
+
+def owned(kind: str, folder: Path | None) -> dict[str, list[Migration]]:
+    """By whose they are, in the order in which they are applied."""
+    return {ATOLL: packaged(kind), SERVICE: read(folder)}
+
+
+def names(files: Mapping[str, Sequence[Migration]], applied: Mapping[str, Mapping[int, Applied]]) -> list[str]:
+    """Of those still to run, both by owner."""
+    return [one.name for owner, every in files.items() for one in pending(every, applied[owner])]
 
 
 def failed(migration: Migration, error: Exception, line: int | None = None) -> SystemMistake:

@@ -418,6 +418,10 @@ class Database:
         """Runs what is pending, under a lock; gives the service's own by name. Raises SystemMistake that names the file."""
         return await mongodb_migrations.migrate(self, folder)
 
+    async def pending(self, folder: Path | None) -> list[str]:
+        """What `migrate` would apply. Raises SystemMistake that names the file."""
+        return await mongodb_migrations.pending(self, folder)
+
     async def close(self) -> None:
         """Ends every connection."""
         client, self._client = self._client, None

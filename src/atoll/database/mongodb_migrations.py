@@ -29,7 +29,7 @@ from atoll.errors import Outage, SystemMistake
 if TYPE_CHECKING:
     from atoll.database.mongodb import Database
 
-__all__ = ["migrate"]
+__all__ = ["migrate", "pending"]
 
 _LOCK_S = 10.0
 _PAUSE_S = 0.05
@@ -38,9 +38,9 @@ _OWN = ("0001_journal", "0002_answers")
 
 async def migrate(database: Database, folder: Path | None) -> list[str]:
     """Runs what is pending; gives the service's own by name. Raises SystemMistake that names the file."""
-    files = [replace(file, transactional=False) for file in migrations.read(folder, ".py")]
+    files = _files(folder)
     with outages():
-        if not await _pending(database, files):
+        if not await _names(database, files):
             return []
         async with _lock(database):
             if not await _prepared(database):
@@ -50,8 +50,19 @@ async def migrate(database: Database, folder: Path | None) -> list[str]:
             return [await _run(database, file) for file in await _pending_files(database, files)]
 
 
-async def _pending(database: Database, files: list[Migration]) -> bool:
-    return not await _prepared(database) or bool(await _pending_files(database, files))
+async def pending(database: Database, folder: Path | None) -> list[str]:
+    """What `migrate` would run, atoll's own too. Raises SystemMistake that names the file."""
+    with outages():
+        return await _names(database, _files(folder))
+
+
+def _files(folder: Path | None) -> list[Migration]:
+    return [replace(file, transactional=False) for file in migrations.read(folder, ".py")]
+
+
+async def _names(database: Database, files: list[Migration]) -> list[str]:
+    own = [] if await _prepared(database) else _OWN
+    return [*own, *(file.name for file in await _pending_files(database, files))]
 
 
 async def _prepared(database: Database) -> bool:

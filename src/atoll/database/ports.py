@@ -232,6 +232,13 @@ class Database(Protocol):
         """
         ...
 
+    async def pending(self, folder: Path | None) -> list[str]:
+        """What `migrate` would apply, atoll's own too, by file name; changes nothing and takes no lock.
+
+        Raises SystemMistake as `migrate` does, DatabaseOutage.
+        """
+        ...
+
     async def close(self) -> None: ...
 
     async def ping(self, timeout_s: float = 1.0) -> None:

@@ -212,13 +212,23 @@ class Database:
 
     async def migrate(self, folder: Path | None) -> list[str]:
         """Applies what is pending, under an advisory lock. Raises SystemMistake that names the file."""
-        owned = {migrations.ATOLL: migrations.packaged(self.kind), migrations.SERVICE: migrations.read(folder)}
+        owned = migrations.owned(self.kind, folder)
         connection = await _driver().connect(self.url, {"statement_timeout": "0", "lock_timeout": "0"})
         try:
             await connection.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
             if not await connection.fetchval("SELECT to_regclass('atoll.migration') IS NOT NULL"):
                 await connection.execute(_MIGRATIONS)
             return [name for owner, files in owned.items() for name in await _migrate(connection, owner, files)]
+        finally:
+            await connection.close(timeout=2.0)
+
+    async def pending(self, folder: Path | None) -> list[str]:
+        """What `migrate` would apply. Raises SystemMistake that names the file."""
+        connection = await _driver().connect(self.url, {})
+        try:
+            made = await connection.fetchval("SELECT to_regclass('atoll.migration') IS NOT NULL")
+            applied = {owner: await _applied(connection, owner) if made else {} for owner in migrations.OWNERS}
+            return migrations.names(migrations.owned(self.kind, folder), applied)
         finally:
             await connection.close(timeout=2.0)
 
@@ -333,11 +343,15 @@ def _count(status: str) -> int:
 
 
 async def _migrate(connection: asyncpg.Connection[Any], owner: str, files: list[migrations.Migration]) -> list[str]:
-    rows = await connection.fetch("SELECT number, name, checksum, finished FROM atoll.migration WHERE owner = $1", owner)
-    waiting = migrations.pending(files, {row["number"]: migrations.Applied(*row) for row in rows})
+    waiting = migrations.pending(files, await _applied(connection, owner))
     for migration in waiting:
         await _apply(connection, owner, migration)
     return [migration.name for migration in waiting] if owner == migrations.SERVICE else []
+
+
+async def _applied(connection: asyncpg.Connection[Any], owner: str) -> dict[int, migrations.Applied]:
+    rows = await connection.fetch("SELECT number, name, checksum, finished FROM atoll.migration WHERE owner = $1", owner)
+    return {row["number"]: migrations.Applied(*row) for row in rows}
 
 
 async def _apply(connection: asyncpg.Connection[Any], owner: str, migration: migrations.Migration) -> None:

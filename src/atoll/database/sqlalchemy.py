@@ -145,6 +145,14 @@ class Database:
         await self._plain.migrate(None)
         return await asyncio.to_thread(alembic.upgrade, folder, self.url)
 
+    async def pending(self, folder: Path | None) -> list[str]:
+        """What `migrate` would apply. Raises SystemMistake that names the file."""
+        if folder is None or not (folder / "env.py").is_file():
+            return await self._plain.pending(folder)
+        from atoll.database import alembic
+
+        return [*await self._plain.pending(None), *await alembic.pending(folder, self.url)]
+
     async def close(self) -> None:
         """Closes every connection."""
         for engine in (self._writers, self._readers):

@@ -198,8 +198,18 @@ class Database:
 
     async def migrate(self, folder: Path | None) -> list[str]:
         """Applies what is pending, in a thread, under the file's lock. Raises SystemMistake that names the file."""
-        owned = {migrations.ATOLL: migrations.packaged(self.kind), migrations.SERVICE: migrations.read(folder)}
-        return await asyncio.to_thread(self._migrate, owned)
+        return await asyncio.to_thread(self._migrate, migrations.owned(self.kind, folder))
+
+    async def pending(self, folder: Path | None) -> list[str]:
+        """What `migrate` would apply. Raises SystemMistake that names the file."""
+        files = migrations.owned(self.kind, folder)
+        try:
+            with closing(self._connect()) as connection:
+                made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'atoll_migration'").fetchone()
+                applied = {owner: _applied(connection, owner) if made else {} for owner in files}
+        except sqlite3.Error as error:
+            raise outage(error) or error from error
+        return migrations.names(files, applied)
 
     async def close(self) -> None:
         """Waits for the commit in hand."""

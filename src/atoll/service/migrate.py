@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atoll.errors import AtollError, SystemMistake
 from atoll.service.__main__ import load
 from atoll.service.storage import database_of, migrations_of
 from atoll.system.variables import with_files
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from atoll.database.ports import Database
+
+__all__ = ["main", "migrate", "pending"]
 
 
 def main() -> int:
     try:
-        done = asyncio.run(_revise(sys.argv[2]) if sys.argv[1:2] == ["--new"] else _migrate())
+        done = asyncio.run(_revise(sys.argv[2]) if sys.argv[1:2] == ["--new"] else migrate())
     except AtollError as error:
         print(error, file=sys.stderr)  # noqa: T201  # a program's message
         return 2
@@ -25,14 +31,28 @@ def main() -> int:
     return 0
 
 
-async def _migrate() -> list[str]:
-    service = load()
+async def migrate(module: str = "") -> list[str]:
+    """What was applied, by file name. Raises SystemMistake, DatabaseOutage."""
+    async with _opened(module) as (database, folder):
+        return await database.migrate(folder)
+
+
+async def pending(module: str = "") -> list[str]:
+    """What is still to be applied, by file name. Raises SystemMistake, DatabaseOutage."""
+    async with _opened(module) as (database, folder):
+        return await database.pending(folder)
+
+
+@asynccontextmanager
+async def _opened(module: str) -> AsyncIterator[tuple[Database, Path]]:
+    """The service's database and its migrations. `module`: another one than <ATOLL_SERVICE>.service."""
+    service = load(module)
     database = database_of(service, with_files(os.environ).get("ATOLL_DATABASE_URL", ""))
     if database is None:
         raise SystemMistake(f"{service.name} has no database")
     await database.open()
     try:
-        return await database.migrate(migrations_of(Path(os.environ.get("ATOLL_FOLDER", ".")), database.kind))
+        yield database, migrations_of(Path(os.environ.get("ATOLL_FOLDER", ".")), database.kind)
     finally:
         await database.close()
 

@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 
 from atoll.deploy.bus import BUS_PORT, ROUTE_PORT
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
+from atoll.deploy.kubernetes.migrations import migrating
 from atoll.deploy.kubernetes.objects import Object, host, labels, named, selector
 from atoll.deploy.kubernetes.workloads import METRICS_PORT
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 
-__all__ = ["between_servers", "policies", "to_own_database", "to_pods"]
+__all__ = ["between_servers", "policies", "to_own_database", "to_pods", "users"]
 
 _OTLP_PORT = 4318
 _DNS_PORT = 53
@@ -43,8 +44,13 @@ def to_own_database(plan: Plan, one: Part) -> list[Object]:
     port, name = PORTS[one.database.kind], database_name(one)
     return [
         to_pods(plan, one, {"matchLabels": selector(plan, name)}),
-        _policy(plan, host(name), selector(plan, name), ingress=[_from(plan, [one.name], port)]),
+        _policy(plan, host(name), selector(plan, name), ingress=[{"from": [users(plan, one)], "ports": _ports(port)}]),
     ]
+
+
+def users(plan: Plan, one: Part) -> Object:
+    """The pods that may use a service's database."""
+    return {"podSelector": _any_of(plan, [one.name, migrating(one.name)])}
 
 
 def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
@@ -52,7 +58,7 @@ def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
     assert one.database is not None
     where = {"to": [{"podSelector": pods}]} if pods else {}
     way = {**where, "ports": _ports(PORTS[one.database.kind])}
-    return _policy(plan, f"{host(one.name)}-to-database", selector(plan, one.name), egress=[way])
+    return _policy(plan, f"{host(one.name)}-to-database", users(plan, one)["podSelector"], egress=[way])
 
 
 def _gateway(plan: Plan) -> Object:
@@ -97,25 +103,27 @@ def _part(plan: Plan, one: Part) -> Object:
 
 
 def _policy(plan: Plan, name: str, pods: Object, **ways: Any) -> Object:
-    """`ways` are `ingress` and `egress`; one that is empty lets nothing through."""
+    """For pods with those labels, or chosen in another way. `ways` are `ingress` and `egress`; one that is empty lets nothing
+    through.
+    """
     types = [way.title() for way in ways]
     lists = {way: rules for way, rules in ways.items() if rules}
-    spec = {"podSelector": {"matchLabels": pods} if pods else {}, "policyTypes": types, **lists}
+    chosen = pods if "matchExpressions" in pods or not pods else {"matchLabels": pods}
+    spec = {"podSelector": chosen, "policyTypes": types, **lists}
     return named("networking.k8s.io/v1 NetworkPolicy", name, labels(plan, name, "network"), spec=spec)
 
 
-def _peers(plan: Plan, names: Sequence[str]) -> list[Object]:
+def _any_of(plan: Plan, names: Sequence[str]) -> Object:
     listed = {"key": "app.kubernetes.io/name", "operator": "In", "values": [host(name) for name in names]}
-    part_of = {"app.kubernetes.io/part-of": plan.system.name}
-    return [{"podSelector": {"matchLabels": part_of, "matchExpressions": [listed]}}]
+    return {"matchLabels": {"app.kubernetes.io/part-of": plan.system.name}, "matchExpressions": [listed]}
 
 
 def _to(plan: Plan, names: Sequence[str], port: int) -> Object:
-    return {"to": _peers(plan, names), "ports": _ports(port)}
+    return {"to": [{"podSelector": _any_of(plan, names)}], "ports": _ports(port)}
 
 
 def _from(plan: Plan, names: Sequence[str], port: int) -> Object:
-    return {"from": _peers(plan, names), "ports": _ports(port)}
+    return {"from": [{"podSelector": _any_of(plan, names)}], "ports": _ports(port)}
 
 
 def _ports(port: int) -> list[Object]:

@@ -14,7 +14,8 @@ from atoll.deploy import yaml
 from atoll.deploy.bus import OF_SEVERAL
 from atoll.deploy.images import GATEWAY
 from atoll.deploy.kubernetes.bus import COMPONENT
-from atoll.deploy.kubernetes.network import to_own_database, to_pods
+from atoll.deploy.kubernetes.migrations import migrating
+from atoll.deploy.kubernetes.network import to_own_database, to_pods, users
 from atoll.deploy.kubernetes.objects import Object, documents, host, labels, named
 from atoll.deploy.kubernetes.workloads import database
 from atoll.deploy.plan import Part, Plan
@@ -115,7 +116,7 @@ def _operators(plan: Plan) -> dict[str, str]:
             namespace=plan.system.name,
             resources=["../../base", "databases.yaml"],
             components=_bus(plan, OF_SEVERAL),
-            patches=[*({"path": path} for path in patches), _apart()],
+            patches=[*({"path": path} for path in patches), *map(_of_migration, served), _apart()],
         ),
     }
 
@@ -163,13 +164,12 @@ def _pods_of_operator(one: Part) -> Object:
 def _around(plan: Plan, one: Part) -> list[Object]:
     """The service and its servers reach each other; servers also reach their like and Kubernetes, and operators reach them."""
     pods, port, name = _pods_of_operator(one), PORTS[_kind(one)], host(database_name(one))
-    own = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": host(one.name)}}}
     peers = {"podSelector": pods}
     spec = {
         "podSelector": pods,
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"from": [own, peers], "ports": _tcp(port)},
+            {"from": [users(plan, one), peers], "ports": _tcp(port)},
             {"from": [{"namespaceSelector": {}}], "ports": _tcp(_OPERATOR_PORT)},
         ],
         "egress": [{"to": [peers]}, {"ports": _tcp(*_API_PORTS)}],
@@ -190,6 +190,12 @@ def _url_of_operator(one: Part) -> Object:
     volume = {"name": "secrets", "secret": None, "projected": _projected({"name": account}, made)}
     body = {"spec": {"template": {"spec": {"volumes": [volume]}}}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": account}, **body}
+
+
+def _of_migration(one: Part) -> Object:
+    """The same for its Job, whose name nobody knows beforehand."""
+    target = {"kind": "Job", "labelSelector": f"app.kubernetes.io/name={host(migrating(one.name))}"}
+    return {"path": f"urls/{host(one.name)}.yaml", "target": target}
 
 
 def _projected(*secrets: Object) -> Object:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from atoll.deploy import observability
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.bus import component
+from atoll.deploy.kubernetes.migrations import migrates, migrating
 from atoll.deploy.kubernetes.network import policies
 from atoll.deploy.kubernetes.objects import documents, host, named
 from atoll.deploy.kubernetes.overlays import databases, kustomization, overlays
@@ -81,6 +82,7 @@ def secret_generators(plan: Plan) -> str:
 
 def _check(plan: Plan) -> None:
     seen = dict.fromkeys(_TAKEN, "the manifests' own")
+    seen |= {host(migrating(one.name)): f"what migrates {one.name}" for one in plan.parts if migrates(one)}
     for one in plan.parts:
         if other := seen.get(host(one.name)):
             raise SystemMistake(

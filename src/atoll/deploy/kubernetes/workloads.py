@@ -8,6 +8,7 @@ from typing import Any
 from atoll.deploy.bus import BUS_PORT
 from atoll.deploy.environment import database_environment, environment, gateway_environment
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY
+from atoll.deploy.kubernetes.migrations import job, migrates, waiting
 from atoll.deploy.kubernetes.objects import Container, Object, Pod, claim, config, host, labels, named, selector
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
@@ -34,13 +35,15 @@ def embedded(one: Part) -> bool:
 def part(plan: Plan, one: Part, image: str) -> list[Object]:
     """A service, a client, auth or a simulator."""
     name, marked = host(one.name), labels(plan, one.name, one.kind)
-    told = _told(plan, one)
-    values = config(name, marked, told)
+    values = config(name, marked, _told(plan, one))
     lasting = _lasting(one)
     found = [_account(name, marked), values]
     if lasting:
         found.append(named("v1 PersistentVolumeClaim", f"{name}-data", marked, spec=claim("1Gi")["spec"]))
-    found.append(_deployment(plan, one, _pod(plan, one, image, values["metadata"]["name"])))
+    told: list[Object] = [{"configMapRef": {"name": values["metadata"]["name"]}}]
+    if migrates(one):
+        found.append(job(plan, one, image, told))
+    found.append(_deployment(plan, one, _pod(plan, one, image, told)))
     found.append(_disruption(plan, one.name, marked))
     if not lasting:
         found.append(_scaler(name, marked, max(one.replicas, 1)))
@@ -62,17 +65,19 @@ def _told(plan: Plan, one: Part) -> dict[str, str]:
     return {**environment(plan, one, host), **place}
 
 
-def _pod(plan: Plan, one: Part, image: str, values: str) -> Pod:
+def _pod(plan: Plan, one: Part, image: str, told: list[Object]) -> Pod:
     name = host(one.name)
     more: dict[str, Any] = {
         "ports": [{"name": "http", "containerPort": APP_PORT}],
-        "envFrom": [{"configMapRef": {"name": values}}],
+        "envFrom": told,
         **(_simulator_probes() if one.kind == "simulator" else _probes()),
     }
     claimed = {"name": "data", "persistentVolumeClaim": {"claimName": f"{name}-data"}}
     volumes = {"/data": claimed if _lasting(one) else _SCRATCH}
     secret = "" if one.kind == "simulator" else name
-    return Pod(name, Container(name, image, 256, more=more), volumes=volumes, secret=secret, more=_spread(plan, one.name))
+    first = (waiting(image, told),) if migrates(one) else ()
+    container = Container(name, image, 256, more=more)
+    return Pod(name, container, first, volumes, secret, more=_spread(plan, one.name))
 
 
 def _probes() -> dict[str, Any]:
