@@ -18,7 +18,7 @@ import pytest
 from atoll.bus.jetstream import JetStreamBus
 from atoll.bus.ports import Message
 from atoll.errors import BusOutage
-from atoll.provision.job import CONTRACTS_FOLDER, FORMER_FOLDER, SYSTEM_FILE
+from atoll.provision.job import CANARIES_FOLDER, CONTRACTS_FOLDER, FORMER_FOLDER, SYSTEM_FILE
 from atoll.provision.nats import administers
 from atoll.system.contract import Contract
 from atoll.system.plan import BusPlan
@@ -29,7 +29,7 @@ INVENTORY = contract("inventory", ["stock_reserved", "stock_counted"])
 CATALOG = contract("catalog", ["price_changed"])
 OLD = contract("orders", ["order_placed"], ["catalog.price_changed", "inventory.stock_reserved", "inventory.stock_counted"])
 NEW = contract("orders", ["order_placed"], ["inventory.stock_reserved"])
-SYSTEM = {"name": "shop", "services": {}}
+SYSTEM = {"name": "shop", "services": {"orders": {"kind": "service", "prefix": "/orders"}}}
 NOW = 1_800_000_000.0
 
 
@@ -40,13 +40,14 @@ class Deployed:
     bus: ProvisionedBus
     folder: Path
 
-    async def provision(self, orders: Contract, former: Iterable[Contract] = ()) -> list[str]:
+    async def provision(self, orders: Contract, former: Iterable[Contract] = (), tried: Iterable[Contract] = ()) -> list[str]:
         """Rendered for these, and what provision said then."""
         contracts, beside = {"inventory": INVENTORY, "catalog": CATALOG, "orders": orders}, tuple(former)
-        plan = BusPlan.of(contracts, beside=beside)
+        plan = BusPlan.of(contracts, beside=(*beside, *tried))
         administrator = replace(self.bus.changed(contracts), plan=plan)
         administrator.write(self.bus.server.configuration)
         self._write(CONTRACTS_FOLDER, {f"{name}.json": one.document for name, one in contracts.items()})
+        self._write(CANARIES_FOLDER, {f"{one.service}.json": one.document for one in tried})
         self._write(FORMER_FOLDER, {f"{one.service}.{one.digest}.json": one.document for one in beside})
         self._write(".", {SYSTEM_FILE: SYSTEM})
         return await self.again()
@@ -171,3 +172,20 @@ async def test_an_event_that_only_the_former_contract_published_still_leaves_the
     async with deployed(tmp_path) as shop:
         await shop.provision(contract("orders"))
         await shop.publish("orders", "order_placed", b"late")
+
+
+async def test_a_canary_consumes_what_it_alone_does_and_its_contract_is_announced_beside(tmp_path: Path) -> None:
+    async with deployed(tmp_path) as shop, shop.replica(NEW, "orders-1"):
+        await shop.provision(NEW)
+        assert "durable catalog/orders made" in await shop.provision(NEW, tried=[OLD])
+        async with shop.replica(OLD, "orders-canary-1") as canary:
+            await shop.publish("catalog", "price_changed", b"tried")
+            prices = canary.source("catalog", "orders")
+            await prices.reset(1)
+            assert [event.body for event in await prices.pull(10, 5)] == [b"tried"]
+            gateway = await shop.enter("gateway")
+            entries = await gateway.latest("KV_contracts", "$KV.contracts.>")
+            (found,) = (entry for entry in entries if entry.subject == "$KV.contracts.system")
+            assert json.loads(found.body)["services"]["orders"]["digests"] == [NEW.digest, OLD.digest]
+            await gateway.close()
+        assert "catalog/orders: this durable is deleted, nobody uses it any more" in await shop.provision(NEW)

@@ -24,10 +24,15 @@ _TIMEOUT_S = 60.0
 
 def told(plan: Plan) -> Told:
     """Tags hold digests of all sources, so here they hold none."""
-    names = [*(part.name for part in plan.parts), "gateway", "nats", "provision", *plan.database_kinds]
+    platform = ("gateway", "nats", "provision", *plan.database_kinds)
+    images = {part.name: _image(part.service, "1.1.0" if part.tries else "1.0.0") for part in plan.parts}
     bus = bus_file(plan, keeper(plan), BusHosts())
     of_three = secret_files(plan, keeper(plan))[BUS_CONFIGURATION]
-    return Told({name: f"shop/{name}:1.0.0-0123456789ab" for name in names}, bus, of_three)
+    return Told({**images, **{name: _image(name, "1.0.0") for name in platform}}, bus, of_three)
+
+
+def _image(name: str, version: str) -> str:
+    return f"shop/{name}:{version}-0123456789ab"
 
 
 def keeper(plan: Plan) -> Keeper:

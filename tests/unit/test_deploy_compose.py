@@ -192,7 +192,6 @@ def test_only_provision_is_given_the_administrators_of_the_bus() -> None:
     [
         ('[services.old]\ncommand = ["gunicorn"]\ncontract = "contracts/old.json"\n', "old is started by a `command`"),
         ("[gateway.tls]\n", "gateway.tls"),
-        ('[services.orders.canary]\nfolder = "services/orders-next"\n', "orders has a canary"),
     ],
 )
 def test_what_is_not_rendered_yet_is_refused_by_name(more: str, what: str) -> None:

@@ -39,7 +39,7 @@ def planned(orders: Contract, before: dict[str, str] | None = None) -> Plan:
     """As `render` makes it, after it has rendered `before`."""
     contracts = {"auth": contract("auth"), "catalog": CATALOG, "orders": orders}
     found = plan(parse(MANIFEST, Path("/shop/atoll.toml")), contracts)
-    return replace(found, former=former(before or {}, found.contracts))
+    return replace(found, former=former(before or {}, found))
 
 
 def compose(one: Plan) -> dict[str, str]:

@@ -31,10 +31,12 @@ def planned(here: Here, environment: str) -> Plan:
     from atoll.deploy.plan import plan
 
     system = files.read(here.folder, environment)
-    return plan(system, asyncio.run(_contracts(here, system)))
+    return plan(system, *asyncio.run(_contracts(here, system)))
 
 
-async def _contracts(here: Here, system: System) -> dict[str, Contract]:
+async def _contracts(here: Here, system: System) -> tuple[dict[str, Contract], dict[str, Contract]]:
+    """Of services, and of canaries: those are accepted when they become the service's."""
+    from atoll.host.canaries import derive
     from atoll.host.contracts import Deriver, check
     from atoll.system.auth import auth_service
     from atoll.system.plan import AUTH
@@ -47,4 +49,6 @@ async def _contracts(here: Here, system: System) -> dict[str, Contract]:
     own = {name: one for name, one in found.items() if name != AUTH and not system.service(name).command}
     if differences := files.compare(system, own):
         raise SystemMistake("\n".join(map(str, differences)), hint="containers are made from accepted contracts only")
-    return found
+    return found, {
+        spec.name: (await derive(deriver, spec, found[spec.name])).contract for spec in system.services if spec.canary
+    }

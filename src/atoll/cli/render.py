@@ -132,7 +132,7 @@ def _with_former(plan: Plan, folder: Path, *, settled: bool) -> Plan:
     from atoll.deploy.files import read_rendered
     from atoll.deploy.provisioning import former
 
-    return plan if settled else replace(plan, former=former(read_rendered(folder, ()), plan.contracts))
+    return plan if settled else replace(plan, former=former(read_rendered(folder, ()), plan))
 
 
 def _without(texts: Mapping[str, str], name: str) -> dict[str, str]:

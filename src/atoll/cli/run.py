@@ -37,11 +37,13 @@ def _serve(name: str) -> int:
     """As a container is told. Its host name is its place: a container that restarts keeps it."""
     import socket
 
+    from atoll.registry.replica import canaries
     from atoll.service.__main__ import main
     from atoll.system.auth import AUTH_MODULE
     from atoll.system.plan import AUTH
 
-    os.environ.setdefault("ATOLL_REPLICA", f"{name}-{socket.gethostname()}")
+    group = canaries(name) if os.environ.get("ATOLL_CANARY") == "1" else name
+    os.environ.setdefault("ATOLL_REPLICA", f"{group}-{socket.gethostname()}")
     sys.argv = ["atoll.service", "run", *(["--module", AUTH_MODULE] if name == AUTH else [])]
     return main()
 

@@ -59,12 +59,11 @@ class Builder:
         packages = self.docker.packages(base)
         for name, image in chosen.items():
             say(f"{tags[name]} is built")
-            self._context(image, target, packages)
+            self._context(self.folder / name, image, target, packages)
             self.docker.build(self.folder / name, tags[name])
-        self._rewrite(list(tags.values()))
+        self._rewrite(list(dict.fromkeys(tags.values())))
 
-    def _context(self, image: Image, target: wheels.Target, packages: list[str]) -> None:
-        folder = self.folder / image.name
+    def _context(self, folder: Path, image: Image, target: wheels.Target, packages: list[str]) -> None:
         write_context(folder, context(image, self.plan, self.sources))
         store = self.folder / "wheels"
         fetched = wheels.fetch(image.lock, target, store)

@@ -8,14 +8,15 @@ from difflib import unified_diff
 from pathlib import PurePosixPath
 
 from atoll.deploy.provisioning import contracts_in
-from atoll.provision.job import CONTRACTS_FOLDER, FORMER_FOLDER
+from atoll.provision.job import CANARIES_FOLDER, CONTRACT_FOLDERS, FORMER_FOLDER
+from atoll.registry.replica import canaries
 from atoll.system.compatibility import unreadable
 from atoll.system.contract import Contract
 from atoll.system.differences import differences
 
 __all__ = ["Changes", "changes"]
 
-_FOLDERS = tuple(f"provision/{name}" for name in (CONTRACTS_FOLDER, FORMER_FOLDER))
+_FOLDERS = tuple(f"provision/{name}" for name in CONTRACT_FOLDERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Changes:
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Changes:
     """Between two times of rendering, by path. Raises SystemMistake for a contract that can't be read."""
-    old, new = contracts_in(before), contracts_in(after)
+    old, new = _versions(before), _versions(after)
     refused = tuple(_refused(old, new))
     said = (*_said(old, new), *_said_of_former(before, after))
     return Changes(refused, tuple(_passing(old, new)), said, tuple(_lines(before, after)))
@@ -51,6 +52,12 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Changes:
 
 def _holds_contract(path: str) -> bool:
     return path.endswith(".json") and str(PurePosixPath(path).parent).endswith(_FOLDERS)
+
+
+def _versions(files: Mapping[str, str]) -> dict[str, Contract]:
+    """Of services, and of their canaries by another name."""
+    tried = contracts_in(files, CANARIES_FOLDER)
+    return contracts_in(files) | {canaries(name): one for name, one in tried.items()}
 
 
 def _refused(old: Mapping[str, Contract], new: Mapping[str, Contract]) -> Iterator[str]:

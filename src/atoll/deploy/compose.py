@@ -74,7 +74,7 @@ _HEADER = "# Rendered by atoll; what is changed here is overwritten. Your own be
 
 
 def _with_database(plan: Plan) -> list[Part]:
-    return [part for part in plan.parts if part.database and part.database.served]
+    return [part for part in plan.members if part.database and part.database.served]
 
 
 def _container(image: str, memory_mib: int, **own: Any) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _part(plan: Plan, part: Part, told: Told) -> dict[str, Any]:
     if part.kind == "simulator":
         return _simulator(part, told)
     after: dict[str, Any] = {PROVISION: {"condition": "service_completed_successfully"}}
-    networks = [_cell(told.cells[part.name]), *(_outside(name) for name in part.outside)]
+    networks = [_cell(told.cells[part.service]), *(_outside(name) for name in part.outside)]
     if part.spec.outbound:
         networks.append(_outbound(part))
     if part.database and part.database.served:
@@ -178,7 +178,7 @@ def _part(plan: Plan, part: Part, told: Told) -> dict[str, Any]:
         **scale,
         stop_grace_period="20s",
         environment=environment(plan, part),
-        volumes=[_secrets(part.name), f"{part.name}-data:/data"],
+        volumes=[_secrets(part.service), f"{part.name}-data:/data"],
         networks=networks,
         depends_on=after,
     )
@@ -219,7 +219,7 @@ def _database_network(part: Part) -> str:
 
 
 def _outbound(part: Part) -> str:
-    return f"{part.name}-outbound"
+    return f"{part.service}-outbound"
 
 
 def _outside(simulator: str) -> str:

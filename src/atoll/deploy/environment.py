@@ -68,6 +68,7 @@ def environment(plan: Plan, part: Part, host: Callable[[str], str] = str) -> dic
         "ATOLL_DATABASE_URL": f"sqlite:///data/{part.name}.sqlite" if part.database and part.database.kind == "sqlite" else "",
         "ATOLL_DATABASE_URL_FILE": "/run/secrets/database_url" if part.database and part.database.kind != "sqlite" else "",
         "ATOLL_GATEWAY_URL": f"http://{GATEWAY}:{system.gateway.port}" if part.kind == "client" else "",
+        "ATOLL_CANARY": "1" if part.tries else "",
         "ATOLL_SETTINGS": json.dumps(_values(part, host), sort_keys=True) if part.values else "",
         "OTEL_EXPORTER_OTLP_ENDPOINT": system.telemetry.otlp_endpoint,
         **{f"{key.upper()}_FILE": f"/run/secrets/{key}" for key in part.secrets or {}},

@@ -12,7 +12,7 @@ from pathlib import Path
 from atoll.deploy.images import Sources
 from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
-from atoll.provision.job import CONTRACTS_FOLDER, FORMER_FOLDER
+from atoll.provision.job import CONTRACT_FOLDERS
 from atoll.system.files import service_files
 
 __all__ = [
@@ -116,9 +116,7 @@ def _was_rendered(path: Path) -> bool:
 
 
 def _holds_contract(path: Path) -> bool:
-    return path.suffix == ".json" and any(
-        path.parent.match(f"provision/{folder}") for folder in (CONTRACTS_FOLDER, FORMER_FOLDER)
-    )
+    return path.suffix == ".json" and any(path.parent.match(f"provision/{folder}") for folder in CONTRACT_FOLDERS)
 
 
 def remove_contracts(folder: Path, names: Iterable[str]) -> list[str]:

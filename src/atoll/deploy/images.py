@@ -54,10 +54,13 @@ class Image:
 
 
 def images(plan: Plan, sources: Sources) -> dict[str, Image]:
-    """All images of a system, by name. Raises SystemMistake: a service has no locked requirements."""
-    found = [_of_part(part, sources) for part in plan.parts]
-    found += [_platform(name, sources) for name in (GATEWAY, BUS, PROVISION, *plan.database_kinds)]
-    return {image.name: image for image in found}
+    """All images of a system, by part: a canary's is another version of its service's.
+
+    Raises SystemMistake: a service has no locked requirements.
+    """
+    platform = (GATEWAY, BUS, PROVISION, *plan.database_kinds)
+    own = {part.name: _of_part(part, sources) for part in plan.parts}
+    return {**own, **{name: _platform(name, sources) for name in platform}}
 
 
 def reference(image: Image, plan: Plan, sources: Sources) -> str:
@@ -104,8 +107,9 @@ def _of_part(part: Part, sources: Sources) -> Image:
 def _service(part: Part, files: Mapping[str, bytes], lock: str) -> Image:
     assert part.contract is not None
     version = str((part.contract.document.get("openapi") or {}).get("info", {}).get("version") or "0")
-    environment = {**_told(part.name), "ATOLL_CONTRACT_DIGEST": part.contract.digest}
-    return Image(part.name, version, lock, (*_PROGRAM, "run", part.name), _HEALTH, files, environment)
+    name = part.service
+    environment = {**_told(name), "ATOLL_CONTRACT_DIGEST": part.contract.digest}
+    return Image(name, version, lock, (*_PROGRAM, "run", name), _HEALTH, files, environment)
 
 
 def _auth(part: Part, sources: Sources) -> Image:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from atoll.errors import SystemMistake
+from atoll.registry.replica import canaries
 from atoll.system.auth import auth_service
 from atoll.system.contract import Contract
 from atoll.system.manifest import Secret, ServiceSpec, System
@@ -36,7 +37,8 @@ class Database:
 class Part:
     """Something with code of its own, and its replicas. `values` are its plain settings, `secrets` the others, by setting.
 
-    `outside` names the simulators that it calls.
+    `outside` names the simulators that it calls. `tries` is the service whose canary it is: it has that one's name in the
+    system, its database and its secrets.
     """
 
     name: str
@@ -48,12 +50,18 @@ class Part:
     values: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] | None = None
     outside: tuple[str, ...] = ()
+    tries: str = ""
+
+    @property
+    def service(self) -> str:
+        """What it is called in the system."""
+        return self.tries or self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`parts`: auth, then services and clients, then simulators that somebody calls. `former` are contracts of replicas that
-    may still run beside those of the present ones.
+    """`parts`: auth, then services and clients, canaries, simulators that somebody calls. `former` are contracts of replicas
+    that may still run beside those of the present ones.
     """
 
     system: System
@@ -62,17 +70,23 @@ class Plan:
 
     @property
     def contracts(self) -> dict[str, Contract]:
-        return {part.name: part.contract for part in self.parts if part.contract is not None}
+        return {part.name: part.contract for part in self.members if part.contract is not None}
+
+    @property
+    def canaries(self) -> dict[str, Part]:
+        """By the service that they try another version of."""
+        return {part.tries: part for part in self.parts if part.tries}
 
     @property
     def bus(self) -> BusPlan:
         """Clients are users of the bus here: nobody else could announce their addresses."""
-        return BusPlan.of(self.contracts, beside=self.former)
+        tried = [part.contract for part in self.canaries.values() if part.contract]
+        return BusPlan.of(self.contracts, beside=(*self.former, *tried))
 
     @property
     def members(self) -> tuple[Part, ...]:
-        """Those that belong to the system."""
-        return tuple(part for part in self.parts if part.kind != "simulator")
+        """Those that belong to the system, each once."""
+        return tuple(part for part in self.parts if part.kind != "simulator" and not part.tries)
 
     @property
     def database_kinds(self) -> tuple[str, ...]:
@@ -89,14 +103,18 @@ class Plan:
         raise SystemMistake(f"there is no service {name!r} in containers", hint=f"there are {known}")
 
 
-def plan(system: System, contracts: Mapping[str, Contract]) -> Plan:
-    """`contracts` are the accepted ones, auth's beside them. Raises SystemMistake for what can't be rendered yet."""
+def plan(system: System, contracts: Mapping[str, Contract], tried: Mapping[str, Contract] | None = None) -> Plan:
+    """`contracts` are the accepted ones, auth's beside them, `tried` those of canaries, by service.
+
+    Raises SystemMistake for what can't be rendered yet.
+    """
     _check(system)
     specs = (auth_service(system), *system.services)
     members = [_member(system, spec, contracts) for spec in specs if spec.kind != "simulator"]
     called = {name for part in members for name in part.outside}
     simulators = [_simulator(spec) for spec in system.services if spec.name in called]
-    return Plan(system, (*members, *simulators))
+    trials = [_canary(part, (tried or {})[part.name]) for part in members if part.spec.canary]
+    return Plan(system, (*members, *trials, *simulators))
 
 
 def _check(system: System) -> None:
@@ -107,12 +125,6 @@ def _check(system: System) -> None:
                 f"{spec.name} is started by a `command`, and containers of such a service are not rendered yet",
                 where=spec.where,
                 hint="mount it as an ASGI or WSGI application: Service(…, app=…)",
-            )
-        if spec.canary:
-            raise SystemMistake(
-                f"{spec.name} has a canary, which is not rendered for containers yet",
-                where=spec.where,
-                hint="leave it out of this environment",
             )
     if system.gateway.tls is not None:
         hint = "leave [gateway.tls] out of this environment and let what stands before the gateway speak TLS"
@@ -135,6 +147,14 @@ def _member(system: System, spec: ServiceSpec, contracts: Mapping[str, Contract]
         secrets={key: value.name for key, value in spec.settings.items() if isinstance(value, Secret)},
         outside=outside,
     )
+
+
+def _canary(stable: Part, contract: Contract) -> Part:
+    spec = stable.spec
+    assert spec.canary is not None
+    tried = replace(spec, folder=spec.canary.folder, replicas=spec.canary.replicas, canary=None)
+    name = canaries(stable.name)
+    return replace(stable, name=name, spec=tried, contract=contract, replicas=spec.canary.replicas, tries=stable.name)
 
 
 def _database(system: System, spec: ServiceSpec, contract: Contract) -> Database | None:

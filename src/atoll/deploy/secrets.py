@@ -106,7 +106,7 @@ def account_variables(plan: Plan) -> Iterator[str]:
 
 def database_name(part: Part) -> str:
     """What its container is called."""
-    return f"{part.name}-database"
+    return f"{part.service}-database"
 
 
 def _database(part: Part, keeper: Keeper) -> dict[str, str]:

@@ -18,22 +18,25 @@ from atoll.system.contract import Contract
 from atoll.system.files import load_contract
 from atoll.system.plan import BusPlan
 
-__all__ = ["CONTRACTS_FOLDER", "FORMER_FOLDER", "SYSTEM_FILE", "Job"]
+__all__ = ["CANARIES_FOLDER", "CONTRACTS_FOLDER", "CONTRACT_FOLDERS", "FORMER_FOLDER", "SYSTEM_FILE", "Job"]
 
 SYSTEM_FILE = "system.json"
 CONTRACTS_FOLDER = "contracts"
+CANARIES_FOLDER = "canaries"
 FORMER_FOLDER = "former"
+CONTRACT_FOLDERS = (CONTRACTS_FOLDER, CANARIES_FOLDER, FORMER_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`system` is the bucket's document without digests, `contracts` those that hold from now on, `former` those that hold
-    beside them for as long as replicas have them.
+    """`system` is the bucket's document without digests, `contracts` those that hold from now on, `tried` those of
+    canaries beside them, `former` those that hold for as long as replicas have them.
     """
 
     system: Mapping[str, Any]
     contracts: Mapping[str, Contract]
     administrator: Administrator
+    tried: tuple[Contract, ...] = ()
     former: tuple[Contract, ...] = ()
 
     @classmethod
@@ -49,12 +52,12 @@ class Job:
             )
         folder = Path(variables["ATOLL_PROVISION_DIR"])
         contracts = _contracts(folder / CONTRACTS_FOLDER)
-        former = tuple(_contracts(folder / FORMER_FOLDER).values())
-        plan = BusPlan.of(contracts, beside=former)
+        tried, former = (tuple(_contracts(folder / name).values()) for name in (CANARIES_FOLDER, FORMER_FOLDER))
+        plan = BusPlan.of(contracts, beside=(*tried, *former))
         entrance = _entrance(variables["ATOLL_BUS_ADDRESS"], variables.get("ATOLL_BUS_CA", ""))
         server = nats.BusServer("", 0, Path())  # its configuration is written by who rendered it
         administrator = Administrator(plan, server, _passwords(plan, variables["ATOLL_BUS_USERS"]), entrance)
-        return cls(_system(folder / SYSTEM_FILE), contracts, administrator, former)
+        return cls(_system(folder / SYSTEM_FILE), contracts, administrator, tried, former)
 
     async def run(self) -> list[str]:
         """What was done. Raises BusOutage: the bus does not answer, or refuses its configuration.
@@ -65,8 +68,8 @@ class Job:
         running = await self.administrator.digests()
         staying = [one for one in self.former if not self._has_left(one, running.get(one.service, set()))]
         said = [f"{one.service}: replicas of the contract {one.digest} may still consume what it does" for one in staying]
-        said += await self._make(BusPlan.of(self.contracts, beside=staying))
-        if await self.administrator.announce(self.system, self.contracts):
+        said += await self._make(BusPlan.of(self.contracts, beside=(*self.tried, *staying)))
+        if await self.administrator.announce(self.system, self.contracts, self.tried):
             said.append("contracts announced")
         purged = await self.administrator.purge(BUDGETS.inbox_kept_s)
         return [*said, *(f"{count} old events of {stream} purged" for stream, count in purged.items())]

@@ -33,8 +33,8 @@ def job(plan: Plan, one: Part, image: str, told: list[Object]) -> Object:
     """
     marked, name = labels(plan, migrating(one.name), "migration"), host(one.name)
     first = _container("wait", image, told, ("wait", "database", "--timeout", str(_WAIT_S)))
-    container = _container("migrate", image, told, ("migrate", one.name))
-    pod = Pod(name, container, (first,), more={"restartPolicy": "Never"})
+    container = _container("migrate", image, told, ("migrate", one.service))
+    pod = Pod(name, container, (first,), secret=host(one.service), more={"restartPolicy": "Never"})
     template = {"metadata": {"labels": marked}, "spec": pod.spec()}
     spec = {"backoffLimit": _TRIES, "ttlSecondsAfterFinished": _KEPT_S, "template": template}
     return named("batch/v1 Job", f"{host(migrating(one.name))}-{digest(template)}", marked, spec=spec)

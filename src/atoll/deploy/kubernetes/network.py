@@ -50,7 +50,8 @@ def to_own_database(plan: Plan, one: Part) -> list[Object]:
 
 def users(plan: Plan, one: Part) -> Object:
     """The pods that may use a service's database."""
-    return {"podSelector": _any_of(plan, [one.name, migrating(one.name)])}
+    versions = [one, *(canary for service, canary in plan.canaries.items() if service == one.name)]
+    return {"podSelector": _any_of(plan, [name for each in versions for name in (each.name, migrating(each.name))])}
 
 
 def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
@@ -63,18 +64,18 @@ def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
 
 def _gateway(plan: Plan) -> Object:
     """From everywhere at its one port; to those who answer requests, and to the bus."""
-    reached = [one.name for one in plan.members if _answers(plan, one)]
+    reached = [one.name for one in plan.parts if _answers(plan, one)]
     egress = [_to(plan, reached, APP_PORT), _to(plan, [BUS], BUS_PORT), *_traces(plan)]
     ingress = [{"ports": _ports(plan.system.gateway.port)}, {"from": [_MONITORING], "ports": _ports(METRICS_PORT)}]
     return _policy(plan, GATEWAY, selector(plan, GATEWAY), ingress=ingress, egress=egress)
 
 
 def _answers(plan: Plan, one: Part) -> bool:
-    return one.contract is not None and (bool(one.contract.operations) or one.name == plan.system.gateway.fallback)
+    return one.contract is not None and (bool(one.contract.operations) or one.service == plan.system.gateway.fallback)
 
 
 def _bus(plan: Plan) -> Object:
-    users = [*(one.name for one in plan.members), GATEWAY, PROVISION]
+    users = [*(one.name for one in plan.parts if one.kind != "simulator"), GATEWAY, PROVISION]
     return _policy(plan, BUS, selector(plan, BUS), ingress=[_from(plan, users, BUS_PORT)])
 
 
@@ -87,7 +88,7 @@ def between_servers(plan: Plan) -> Object:
 def _part(plan: Plan, one: Part) -> Object:
     chosen = selector(plan, one.name)
     if one.kind == "simulator":
-        callers = [other.name for other in plan.members if one.name in other.outside]
+        callers = [other.name for other in plan.parts if one.name in other.outside]
         return _policy(plan, host(one.name), chosen, ingress=[_from(plan, callers, APP_PORT)])
     ingress = [{"from": [_MONITORING], "ports": _ports(APP_PORT)}]
     if _answers(plan, one):

@@ -7,7 +7,7 @@ operators: databases of CloudNativePG and of the MongoDB Community Operator, sec
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from atoll.deploy import yaml
@@ -116,7 +116,11 @@ def _operators(plan: Plan) -> dict[str, str]:
             namespace=plan.system.name,
             resources=["../../base", "databases.yaml"],
             components=_bus(plan, OF_SEVERAL),
-            patches=[*({"path": path} for path in patches), *map(_of_migration, served), _apart()],
+            patches=[
+                *({"path": path} for path in patches),
+                *(each for one in served for each in _elsewhere(plan, one)),
+                _apart(),
+            ],
         ),
     }
 
@@ -192,10 +196,14 @@ def _url_of_operator(one: Part) -> Object:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": account}, **body}
 
 
-def _of_migration(one: Part) -> Object:
-    """The same for its Job, whose name nobody knows beforehand."""
-    target = {"kind": "Job", "labelSelector": f"app.kubernetes.io/name={host(migrating(one.name))}"}
-    return {"path": f"urls/{host(one.name)}.yaml", "target": target}
+def _elsewhere(plan: Plan, one: Part) -> Iterator[Object]:
+    """The same for what migrates, whose name has a digest, and for a canary."""
+    found = [("Job", migrating(one.name))]
+    if canary := plan.canaries.get(one.name):
+        found += [("Deployment", canary.name), ("Job", migrating(canary.name))]
+    for kind, name in found:
+        target = {"kind": kind, "labelSelector": f"app.kubernetes.io/name={host(name)}"}
+        yield {"path": f"urls/{host(one.name)}.yaml", "target": target}
 
 
 def _projected(*secrets: Object) -> Object:

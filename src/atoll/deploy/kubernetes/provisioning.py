@@ -10,7 +10,7 @@ from atoll.deploy.environment import provision_environment
 from atoll.deploy.images import BUS, PROVISION
 from atoll.deploy.kubernetes.objects import Container, Object, Pod, digest, host, labels, named, variables
 from atoll.deploy.plan import Plan
-from atoll.deploy.provisioning import contract_file, former_file, texts
+from atoll.deploy.provisioning import canary_file, contract_file, former_file, texts, tried
 from atoll.provision.job import SYSTEM_FILE
 
 __all__ = ["generators", "job"]
@@ -33,6 +33,7 @@ def _files(plan: Plan) -> dict[str, str]:
     return {
         "system": SYSTEM_FILE,
         **{f"contract-{host(name)}": contract_file(name) for name in plan.contracts},
+        **{f"canary-{host(name)}": canary_file(name) for name in tried(plan)},
         **{f"former-{host(one.service)}-{one.digest}": former_file(one) for one in plan.former},
     }
 

@@ -33,7 +33,7 @@ def embedded(one: Part) -> bool:
 
 
 def part(plan: Plan, one: Part, image: str) -> list[Object]:
-    """A service, a client, auth or a simulator."""
+    """A service, a canary of one, a client, auth or a simulator. Who tries another version has no scaler: it has its share."""
     name, marked = host(one.name), labels(plan, one.name, one.kind)
     values = config(name, marked, _told(plan, one))
     lasting = _lasting(one)
@@ -45,7 +45,7 @@ def part(plan: Plan, one: Part, image: str) -> list[Object]:
         found.append(job(plan, one, image, told))
     found.append(_deployment(plan, one, _pod(plan, one, image, told)))
     found.append(_disruption(plan, one.name, marked))
-    if not lasting:
+    if not lasting and not one.tries:
         found.append(_scaler(name, marked, max(one.replicas, 1)))
     if one.kind == "simulator":
         found.append(_service(plan, one.name, marked, {"http": APP_PORT}))
@@ -74,7 +74,7 @@ def _pod(plan: Plan, one: Part, image: str, told: list[Object]) -> Pod:
     }
     claimed = {"name": "data", "persistentVolumeClaim": {"claimName": f"{name}-data"}}
     volumes = {"/data": claimed if _lasting(one) else _SCRATCH}
-    secret = "" if one.kind == "simulator" else name
+    secret = "" if one.kind == "simulator" else host(one.service)
     first = (waiting(image, told),) if migrates(one) else ()
     container = Container(name, image, 256, more=more)
     return Pod(name, container, first, volumes, secret, more=_spread(plan, one.name))
@@ -106,6 +106,7 @@ def _deployment(plan: Plan, one: Part, pod: Pod) -> Object:
     marked = labels(plan, one.name, one.kind)
     # Who scales says how many there are; a number here would undo it at each apply.
     strategy: dict[str, Any] = {"replicas": 1, "strategy": {"type": "Recreate"}} if _lasting(one) else {"strategy": _ROLLING}
+    strategy |= {"replicas": one.replicas} if one.tries else {}
     template = pod.template(marked, _scraped(APP_PORT, "/health/metrics") if one.kind != "simulator" else None)
     spec = {**strategy, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, one.name)}
     return named("apps/v1 Deployment", host(one.name), marked, spec={**spec, "template": template})
