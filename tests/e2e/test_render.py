@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +56,28 @@ def test_a_secret_that_only_an_operator_knows_is_asked_for_and_nothing_is_writte
 
 def test_every_overlay_is_built_by_kustomize(rendered: Path) -> None:
     assert all(len(built(rendered, overlay)) > 50 for overlay in OVERLAYS)
+
+
+def test_an_image_without_a_digest_is_named_and_refused_where_each_must_have_one(
+    shop: RunningSystem, rendered: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(rendered, tmp_path / "kubernetes")
+    image = re.findall(r'image: "(shop/orders:[^"]+)"', (rendered / "base" / "orders.yaml").read_text())[0]
+    pushed = f"sha256:{'7' * 64}"
+    file = shop.folder / "deploy" / "digests.json"
+    file.write_text(json.dumps({image: pushed}))
+    try:
+        said = shop.run(*KUBERNETES, "-o", str(copied))
+        refused = shop.run(*KUBERNETES, "-o", str(copied), "--pinned")
+    finally:
+        file.unlink()
+    assert said.returncode == 0
+    assert f'image: "{image}@{pushed}"' in (copied / "base" / "orders.yaml").read_text()
+    assert refused.returncode == 1
+    for one in (said, refused):
+        assert "these images have no digest, because they were not pushed: " in one.stderr
+        assert "shop/catalog:" in one.stderr
+        assert "shop/orders:" not in one.stderr
 
 
 def test_what_is_rendered_again_stays_as_it_is(shop: RunningSystem, rendered: Path) -> None:

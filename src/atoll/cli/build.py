@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,13 +13,20 @@ from atoll.cli.containers import environment_option, planned
 from atoll.cli.here import Here, here, json_option
 from atoll.errors import SystemMistake
 
+if TYPE_CHECKING:
+    from atoll.deploy.builds import Builder
+
 __all__ = ["command"]
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @environment_option
-@click.option("--push", is_flag=True, help="Then push them to where [containers] repository says.")
+@click.option(
+    "--push",
+    is_flag=True,
+    help="Then push them to where [containers] repository says, and write their digests into deploy/digests.json.",
+)
 @json_option
 @here
 def command(here: Here, names: tuple[str, ...], environment: str, push: bool, as_json: bool) -> None:
@@ -32,11 +41,22 @@ def command(here: Here, names: tuple[str, ...], environment: str, push: bool, as
     plan, docker = planned(here, environment), Docker.find()
     builder = Builder(docker, plan, sources(plan), here.layout.root / "images", _epoch())
     references = builder.build(names, lambda line: click.echo(line, err=as_json))
-    for reference in references.values() if push else ():
-        docker.push(reference)
-        click.echo(f"{reference} is pushed", err=as_json)
+    if push:
+        _push(here, builder, references, lambda line: click.echo(line, err=as_json))
     if as_json:
         click.echo(json.dumps(references, indent=2))
+
+
+def _push(here: Here, builder: Builder, references: dict[str, str], say: Callable[[str], None]) -> None:
+    """Each digest is written down as soon as it is known: what was pushed before a failure stays."""
+    from atoll.deploy import digests
+    from atoll.deploy.files import read_digests, write
+
+    file, present = here.folder / digests.FILE, builder.references().values()
+    for reference in dict.fromkeys(references.values()):
+        pushed = {reference: builder.docker.push(reference)}
+        write(here.folder, {digests.FILE: digests.text(digests.kept(read_digests(file), pushed, present))})
+        say(f"{reference} is pushed: {pushed[reference]}")
 
 
 def _epoch() -> int:

@@ -92,6 +92,7 @@ def compose(here: Here, environment: str, into: Path | None, address: str, **fla
 @_diff_option
 @_anyway_option
 @_settled_option
+@click.option("--pinned", is_flag=True, help="Refuse an image that no push has given a digest.")
 @here
 def kubernetes(here: Here, environment: str, into: Path | None, **flags: bool) -> int:
     """Manifests: a kustomize base, overlays (dev, production, operators, podman), and secrets for dev that are not there yet.
@@ -118,7 +119,8 @@ def kubernetes(here: Here, environment: str, into: Path | None, **flags: bool) -
     # The certificate is for the names of three, so that nothing but their number differs where there is one.
     keeper = Keeper(password, given, certificates.of, _retired(folder / BUS_FILE, plan.contracts), host, three_servers())
     secrets = secret_files(plan, keeper)
-    texts = render(plan, Told(_references(plan), bus_file(plan, keeper, BusHosts()), secrets.pop(BUS_CONFIGURATION)))
+    images = _pinned(here, plan, strictly=flags["pinned"])
+    texts = render(plan, Told(images, bus_file(plan, keeper, BusHosts()), secrets.pop(BUS_CONFIGURATION)))
     if only_shown:
         return _show(folder, texts if (folder / "secrets" / _KEPT).exists() else _without(texts, BUS_CONFIGURATION))
     if not flags["anyway"]:
@@ -146,6 +148,20 @@ def _references(plan: Plan) -> dict[str, str]:
 
     found = sources(plan)
     return {name: reference(image, plan, found) for name, image in images(plan, found).items()}
+
+
+def _pinned(here: Here, plan: Plan, *, strictly: bool) -> dict[str, str]:
+    """With the digests that a push has left. Who has none is named; `strictly`, that is a SystemMistake."""
+    from atoll.deploy import digests
+    from atoll.deploy.files import read_digests
+
+    found = digests.pinned(_references(plan), read_digests(here.folder / digests.FILE))
+    if missing := digests.unpinned(found):
+        detail = f"these images have no digest, because they were not pushed: {', '.join(missing)}"
+        if strictly:
+            raise SystemMistake(detail, where=str(here.folder / digests.FILE), hint="atoll build --push")
+        click.echo(f"{detail}. `atoll build --push` writes it down", err=True)
+    return found
 
 
 def _write(folder: Path, texts: Mapping[str, str], secrets: Mapping[str, str], kept: tuple[Secrets, BusCertificates]) -> None:

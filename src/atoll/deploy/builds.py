@@ -47,6 +47,11 @@ class Builder:
             self._make({name: chosen[name] for name in missing}, missing, say)
         return references
 
+    def references(self) -> dict[str, str]:
+        """Of all images of the system, by part."""
+        found = images(self.plan, self.sources)
+        return {name: reference(image, self.plan, self.sources) for name, image in found.items()}
+
     def _stands(self, tag: str, base: list[str]) -> bool:
         """Whether that image is there, on this very base."""
         layers = self.docker.layers(tag)

@@ -96,8 +96,15 @@ class Docker:
         done = subprocess.run([self.binary, "logs", container], capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
-    def push(self, tag: str) -> None:
+    def push(self, tag: str) -> str:
+        """The digest by which its registry knows it now."""
         self.run("push", "--quiet", tag)
+        (found,) = self.inspect("image", tag)
+        repository = tag.rpartition(":")[0]
+        for name in found.get("RepoDigests") or ():
+            if name.startswith(f"{repository}@"):
+                return str(name.partition("@")[2])
+        raise EngineOutage(f"the engine does not say by which digest {tag} is known")
 
     def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
         return list(json.loads(self.run(kind, "inspect", *names))) if names else []

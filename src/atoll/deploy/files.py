@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from atoll.deploy.images import Sources
 from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
@@ -17,6 +19,7 @@ from atoll.system.files import service_files
 
 __all__ = [
     "link_wheels",
+    "read_digests",
     "read_given",
     "read_numbers",
     "read_rendered",
@@ -138,6 +141,17 @@ def read_numbers(path: Path) -> dict[str, int]:
         raise SystemMistake(
             f"it can't be read: {error}", where=str(path), hint="restore it, or remove it and make all anew"
         ) from None
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """By reference; nothing when nobody has pushed yet. Raises SystemMistake."""
+    if not path.exists():
+        return {}
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise SystemMistake(f"it can't be read: {error}", where=str(path), hint="remove it, and push again") from None
+    return found
 
 
 def write_secrets(folder: Path, files: Mapping[str, str]) -> None:

@@ -181,12 +181,14 @@ class TelemetrySpec:
 @dataclass(frozen=True, slots=True)
 class ContainersSpec:
     """[containers]: `base` is the image with Python that all others are made on, `repository` stands before their names ("":
-    the system's name), `network` is what Compose's subnets are cut from.
+    the system's name), `network` is what Compose's subnets are cut from, `secret_store` is where External Secrets finds secrets
+    ("": nobody asks it).
     """
 
     base: str = "python:3.11-slim"
     repository: str = ""
     network: str = "172.29.0.0/16"
+    secret_store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,12 +532,14 @@ _GATEWAY = _Table(
     }
 )
 _BUS = _Table({"sync_always": _flag, "servers": _servers})
+_STORE = r"(Cluster)?SecretStore/[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?"
 _IMAGE = r"[a-z0-9]+([._:/@-]+[A-Za-z0-9]+)*"
 _CONTAINERS = _Table(
     {
         "base": _matching(_IMAGE, "the name of an image, like python:3.11-slim"),
         "repository": _matching(_IMAGE, "the beginning of images' names, like registry.example/shop"),
         "network": _network,
+        "secret_store": _matching(_STORE, "SecretStore/NAME or ClusterSecretStore/NAME"),
     }
 )
 _TELEMETRY = _Table({"otlp_endpoint": _COLLECTOR, "sampling": _number(0, 1)})

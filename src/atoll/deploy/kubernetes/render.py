@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from atoll.deploy import observability
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.bus import component
+from atoll.deploy.kubernetes.external import external_secrets
 from atoll.deploy.kubernetes.migrations import migrates, migrating
 from atoll.deploy.kubernetes.network import policies
 from atoll.deploy.kubernetes.objects import documents, host, named
@@ -64,6 +65,7 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         **overlays(plan, told.images),
         **(component(plan, told.bus_of_three) if plan.system.bus.servers != 1 else {}),
         **podman(plan, [one for objects in files.values() for one in objects], databases(plan, told.images)),
+        **external_secrets(plan, _secrets(plan)),
         **observability.files(plan.system.name),
     }
 
