@@ -70,9 +70,9 @@ def test_every_secret_that_a_pod_mounts_is_brought_or_is_an_operator_s(deployed:
 
 def test_its_keys_are_those_that_the_pod_reads(deployed: dict[str, Objects]) -> None:
     production, operators = (external(deployed[overlay]) for overlay in ("production", "operators"))
-    assert keys(production["orders"]) == {"bus_url", "database_url"}
-    assert keys(production["storefront"]) == {"bus_url", "session_secret"}
-    assert keys(operators["orders"]) == {"bus_url"}
+    assert keys(production["orders"]) == {"bus_ca", "bus_url", "database_url"}
+    assert keys(production["storefront"]) == {"bus_ca", "bus_url", "session_secret"}
+    assert keys(operators["orders"]) == {"bus_ca", "bus_url"}
     assert keys(operators["catalog-database"]) == {"database_password"}
     assert not [name for name in production if name.endswith("-database")]
 
@@ -92,11 +92,11 @@ def test_the_store_is_the_manifest_s_and_each_part_has_a_place_in_it(deployed: d
 
 def test_without_a_store_there_is_no_component() -> None:
     plan = with_store("")
-    assert not [path for path in render(plan, told(plan)) if path.startswith("components/")]
+    assert not [path for path in render(plan, told(plan)) if path.startswith("components/secrets")]
 
 
 def test_the_components_of_the_shop_are_the_golden_ones() -> None:
     plan = with_store("SecretStore/vault")
     for path, text in render(plan, told(plan)).items():
-        if path.startswith("components/"):
+        if path.startswith("components/secrets"):
             golden.check(f"kubernetes/{path}", text)

@@ -143,6 +143,32 @@ def test_a_contract_that_a_consumer_could_not_read_is_refused_by_its_name(
     assert (folder / file / "contracts" / "catalog.json").read_text() == before
 
 
+def test_a_contract_that_consumes_less_leaves_the_former_one_beside_it_until_that_is_said_to_have_left(
+    shop: RunningSystem, rendered: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(rendered, tmp_path / "kubernetes")
+    source, contract = shop.folder / "services/orders/orders/prices.py", shop.folder / "contracts/orders.json"
+    text, accepted = source.read_text(), contract.read_text()
+    consumer, way = '@router.on("catalog.product_retired")\n', "event.catalog.product_retired"
+    assert consumer in text
+    assert way in accepted
+    source.write_text(text.replace(consumer, ""))
+    try:
+        shop.must("contract", "accept", "orders")
+        said = shop.must(*KUBERNETES, "-o", str(folder)), shop.must(*KUBERNETES, "-o", str(folder))
+        (former,) = (folder / "base" / "provision" / "former").iterdir()
+        assert json.loads(former.read_text()) == json.loads(accepted)
+        assert f"former/{former.name}" in (folder / "base" / "provision.yaml").read_text()
+        settled = shop.must(*KUBERNETES, "-o", str(folder), "--settled")
+    finally:
+        source.write_text(text)
+        contract.write_text(accepted)
+    assert f"{former} is written" in said[0]
+    assert said[1] == ""
+    assert f"{former} is removed" in settled
+    assert not former.exists()
+
+
 def test_diff_needs_no_secrets_as_in_ci(shop: RunningSystem, rendered: Path, tmp_path: Path) -> None:
     shutil.copytree(rendered, tmp_path / "checkout", ignore=shutil.ignore_patterns("secrets"))
     done = shop.run(*KUBERNETES, "-o", str(tmp_path / "checkout"), "--diff")

@@ -16,12 +16,14 @@ from atoll.deploy.compose import render as render_compose
 from atoll.deploy.files import write
 from atoll.deploy.kubernetes import render as render_kubernetes
 from atoll.deploy.plan import Plan, plan
+from atoll.deploy.provisioning import former
 from atoll.deploy.secrets import secret_files
 from atoll.system.contract import Contract
 from tests.support import manifests
 from tests.support.deployed import shop_plan
 
 LATER = "shop/orders:1.1.0-ba9876543210"
+CONFIGURATIONS = ("base/nats/nats.conf", "components/three-servers/nats/nats.conf")
 SAID = ("orders: GET /orders/later is new", "orders: subscription auth.user_registered is new")
 
 
@@ -87,7 +89,7 @@ def test_in_kubernetes_its_own_objects_alone_and_provision_and_what_the_bus_allo
     found = changes(old, new)
     assert found.contracts == SAID
     assert {line for line in found.files if line.startswith("+++")} == {
-        f"+++ after/base/{name}" for name in ("orders.yaml", "provision.yaml", "nats/nats.conf")
+        f"+++ after/{name}" for name in ("base/orders.yaml", "base/provision.yaml", *CONFIGURATIONS)
     }
 
 
@@ -97,3 +99,22 @@ def objects(folder: Path) -> dict[str, object]:
         f"{one['kind']} {re.sub(r'-[0-9a-z]{10}$', '', one['metadata']['name'])}": one
         for one in manifests.built(folder, "production")
     }
+
+
+def test_the_way_back_is_what_was_there_before_and_lets_the_newer_pods_consume_until_they_have_left(
+    before: Plan, after: Plan, tmp_path: Path
+) -> None:
+    """Rendered into the folder of the newer version, from the former code and contract."""
+    first = render_kubernetes(before, manifests.told(before))
+    newer = render_kubernetes(after, replace(manifests.told(after), images=images(after, orders=LATER)))
+    back = replace(before, former=former(newer, before))
+    assert [one.digest for one in back.former] == [after.contracts["orders"].digest]
+    for name, files in (("first", first), ("back", render_kubernetes(back, manifests.told(back)))):
+        write(tmp_path / name, files)
+    was, now = (objects(tmp_path / name) for name in ("first", "back"))
+    assert now["Deployment orders"] == was["Deployment orders"]
+    assert now["Job orders-migrate"] == was["Job orders-migrate"], "which ran already"
+    (added,) = now.keys() - was.keys()
+    assert added == f"ConfigMap former-orders-{after.contracts['orders'].digest}"
+    assert {key for key in was if was[key] != now[key]} == {"Job provision", "CronJob provision", "ConfigMap nats"}
+    assert "MSG.NEXT.auth.orders" in str(now["ConfigMap nats"])

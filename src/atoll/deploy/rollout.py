@@ -22,6 +22,7 @@ from atoll.deploy.images import APP_PORT, GATEWAY, PROVISION
 from atoll.deploy.secrets import BUS_CONFIGURATION, SETTLED_CONFIGURATION
 from atoll.errors import EngineOutage, SystemMistake
 from atoll.provision.job import FORMER_FOLDER
+from atoll.registry.replica import canaries
 
 __all__ = ["Rollout"]
 
@@ -29,6 +30,7 @@ _HEALTHY_S = 120.0
 _CONFIRM_S = 30.0
 _STOP_S = 30
 _PAUSE_S = 0.2
+_CONTRACT = "ATOLL_CONTRACT_DIGEST"
 _PROJECT = "COMPOSE_PROJECT_NAME"
 
 
@@ -60,8 +62,10 @@ class Rollout:
 
     def _settle(self, service: str) -> None:
         """What only the old ones consumed is taken away: on the bus by provision, and from nats.conf with the last of them."""
-        folder = self.folder / "provision" / FORMER_FOLDER
-        if not (gone := sorted(folder.glob(f"{service}.*.json"))):
+        folder, name = self.folder / "provision" / FORMER_FOLDER, service.removesuffix(canaries(""))
+        used = self._contracts_of([*self._containers(name), *self._containers(canaries(name))])
+        gone = [file for file in sorted(folder.glob(f"{name}.*.json")) if file.stem.partition(".")[2] not in used]
+        if not gone:
             return
         for file in gone:
             file.unlink()
@@ -70,6 +74,11 @@ class Rollout:
             (secrets / SETTLED_CONFIGURATION).replace(secrets / BUS_CONFIGURATION)
         self._provision()
         self.say(f"{service}: what only the old ones consumed is taken away")
+
+    def _contracts_of(self, containers: Sequence[str]) -> set[str]:
+        """The digests of those that these containers were made for."""
+        variables = [line for one in self.docker.inspect("container", *containers) for line in one["Config"]["Env"]]
+        return {line.partition("=")[2] for line in variables if line.startswith(f"{_CONTRACT}=")}
 
     def _provision(self) -> None:
         """What the new version publishes and consumes, it may from now on."""
