@@ -153,6 +153,7 @@ async def test_a_snapshot_is_never_one_of_a_server_that_is_behind(bus: Bus) -> N
             await reader.wait_connected(5)
 
     assert read == [b"after"]
+    assert await reader.latest(STREAM, "$KV.registry.nobody.>", timeout_s=1) == []
     for client in (writer, reader):
         await client.close()
 

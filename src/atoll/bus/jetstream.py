@@ -96,23 +96,24 @@ class JetStreamBus:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        reaches = await self._last_sequence(stream, timeout_s) if self.wire.clustered else 0
+        known = await self._known(stream, subjects, timeout_s) if self.wire.clustered else {}
         question = Message(f"$JS.API.DIRECT.GET.{stream}", b"", json.dumps({"multi_last": [subjects]}).encode())
         while True:
             answers = await self.wire.request(question, timeout_s, many=True)
-            if _up_to(answers[-1]) >= reaches or answers[-1].status not in (204, 404):
+            if not _behind(answers[-1], known):
                 return _messages(stream, answers)
             self.wire.not_served(started)  # it asks those near it first: another server may ask others
             if loop.time() - started > timeout_s:
                 raise BusOutage(f"no snapshot of {stream}: the servers that answer are behind")
             await asyncio.sleep(_BEHIND_S)
 
-    async def _last_sequence(self, stream: str, timeout_s: float) -> int:
-        """Of a stream that has messages, as its leader knows it."""
-        answer = json.loads((await self.wire.request(Message(information(stream), b"", b""), timeout_s))[0].body)
+    async def _known(self, stream: str, subjects: str, timeout_s: float) -> dict[str, Any]:
+        """The state of a stream as its leader knows it, with its subjects of that kind."""
+        question = Message(information(stream), b"", json.dumps({"subjects_filter": subjects}).encode())
+        answer = json.loads((await self.wire.request(question, timeout_s))[0].body)
         if error := answer.get("error"):
             raise BusOutage(f"no snapshot of {stream}: {error.get('description')}")
-        return int(answer["state"]["last_seq"]) if answer["state"]["messages"] else 0
+        return dict(answer["state"])
 
     async def stored(self, stream: str, query: dict[str, Any], timeout_s: float = 5.0) -> list[Received]:
         """Messages of a stream by a batched direct get (ADR-31), in the order the server gives them."""
@@ -306,10 +307,12 @@ def information(stream: str) -> str:
     return f"information.{stream}"
 
 
-def _up_to(answer: Answer) -> int:
-    """How far the server that answered had come; 0 when it says that there is nothing."""
+def _behind(answer: Answer, known: dict[str, Any]) -> bool:
+    """Whether a direct get ended before what the leader knows. Where nothing is found, nothing says how far that server is."""
+    if answer.status == 404:
+        return bool(known.get("subjects"))
     start = answer.headers.find(_UP_TO)
-    return int(answer.headers[start + len(_UP_TO) :].split(b"\r", 1)[0]) if start >= 0 else 0
+    return start >= 0 and int(answer.headers[start + len(_UP_TO) :].split(b"\r", 1)[0]) < known.get("last_seq", 0)
 
 
 def _messages(stream: str, answers: Sequence[Answer]) -> list[Received]:

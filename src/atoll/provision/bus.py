@@ -404,17 +404,27 @@ async def _put(bus: JetStreamBus, key: str, body: bytes, headers: bytes = b"") -
 
 async def _ask(bus: JetStreamBus, subject: str, question: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """JetStream's API. None when there is no such thing. Raises BusOutage with the server's reason."""
-    body = json.dumps(question).encode() if question else b""
-    end = asyncio.get_running_loop().time() + _TOGETHER_S
-    answer: dict[str, Any] = json.loads(await bus.request(f"$JS.API.{subject}", body))
-    while _not_together(answer) and asyncio.get_running_loop().time() < end:
-        await asyncio.sleep(_TOGETHER_PAUSE_S)
-        answer = json.loads(await bus.request(f"$JS.API.{subject}", body))
+    answer = await _answer(bus, subject, json.dumps(question).encode() if question else b"")
     if error := answer.get("error"):
         if error.get("code") == _NOT_FOUND:
             return None
         raise BusOutage(f"the bus refused {subject}: {error.get('description')} ({error.get('err_code')})")
     return answer
+
+
+async def _answer(bus: JetStreamBus, subject: str, body: bytes) -> dict[str, Any]:
+    """Of several servers one may be late, or who leads: all that is asked here may be asked again."""
+    end = asyncio.get_running_loop().time() + _TOGETHER_S
+    while True:
+        try:
+            answer: dict[str, Any] = json.loads(await bus.request(f"$JS.API.{subject}", body))
+            if not _not_together(answer) or asyncio.get_running_loop().time() > end:
+                return answer
+        except BusOutage:
+            if not bus.several or asyncio.get_running_loop().time() > end:
+                raise
+            await bus.wait_connected(_CONNECT_S)
+        await asyncio.sleep(_TOGETHER_PAUSE_S)
 
 
 def _not_together(answer: Mapping[str, Any]) -> bool:
