@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.acceptance.deployed import Compose
+from tests.support.cluster import up_to_date
 from tests.support.load import Ask, load
 from tests.support.system import ROOT
 from tests.support.waiting import until_sync
@@ -76,7 +77,7 @@ def leader(containers: Compose) -> str:
         cluster = json.loads(containers.python("inventory", ASK)).get("cluster", {})
     except AssertionError:  # nobody leads yet
         return ""
-    return str(cluster["leader"]) if all(one["current"] for one in cluster["replicas"]) else ""
+    return str(cluster["leader"]) if all(map(up_to_date, cluster["replicas"])) else ""
 
 
 def add_witness(containers: Compose) -> None:

@@ -17,7 +17,7 @@ from atoll.delivery.handling import Delivery, Handler
 from atoll.delivery.loops import Loops, Station
 from atoll.errors import BusOutage
 from atoll.provision.nats import admin
-from tests.support.cluster import Bus, three_servers
+from tests.support.cluster import Bus, three_servers, up_to_date
 from tests.support.contracts import shop_on_the_bus
 from tests.support.kinds import Kind, kind_of
 from tests.support.waiting import until
@@ -25,7 +25,7 @@ from tests.support.waiting import until
 KEYS = tuple("abcdefgh")
 AHEAD = 400  # events: every fault hits both ends
 BETWEEN = 250  # events that must come while a server is away
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 def encode(event: Any) -> OutboxRow:
@@ -101,7 +101,7 @@ async def _leader(asking: JetStreamBus) -> int:
         found = json.loads(await asking.request("$JS.API.STREAM.INFO.orders", timeout_s=1))["cluster"]
     except BusOutage:
         return 0
-    if not all(one["current"] for one in found["replicas"]):
+    if not all(map(up_to_date, found["replicas"])):
         return 0
     return int(found["leader"].removeprefix("nats-")) + 1
 
