@@ -9,14 +9,22 @@ from tests.acceptance.test_shop import ended, place
 from tests.support.waiting import until_sync
 
 
+def running(pods: Pods, *, once: bool) -> dict[str, bool]:
+    """By name, of what runs once or of the others."""
+    found = [one for one in pods.containers() if (one["HostConfig"]["RestartPolicy"]["Name"] == "on-failure") is once]
+    return {one["Name"]: one["State"]["Running"] for one in found}
+
+
 def test_everything_runs_and_what_runs_once_has_ended_well(pods: Pods) -> None:
+    until_sync(lambda: not any(running(pods, once=True).values()), 60, "what runs once has ended")
     found = {one["Name"]: one for one in pods.containers()}
-    once = {name for name, one in found.items() if one["HostConfig"]["RestartPolicy"]["Name"] == "on-failure"}
+    once, lasting = running(pods, once=True), running(pods, once=False)
     assert any(name.startswith("provision-") for name in once)
-    assert len(found) - len(once) == 14
-    assert {name for name, one in found.items() if not one["State"]["Running"]} == once
     assert {found[name]["State"]["ExitCode"] for name in once} == {0}
-    assert {name for name in found.keys() - once if found[name]["RestartCount"]} == set()
+    assert len(lasting) == 14
+    assert {name for name, runs in lasting.items() if not runs} == set()
+    again = [name for name in lasting if found[name]["RestartCount"]]
+    assert {name: pods.podman("logs", "--tail", "30", name) for name in again} == {}, "who waits ends for nothing"
 
 
 def test_no_container_has_rights_or_can_change_its_image(pods: Pods) -> None:
