@@ -89,6 +89,99 @@ async def test_without_that_no_answer_ejects(tmp_path: Path) -> None:
         assert await _is(world.rig, "outlier_detection.ejections_enforced_total", 0)
 
 
+ONCE = Retries(count=0)
+SELDOM = HealthCheck(interval_s=300)  # so that no check tells what requests have to find out
+TWICE = OutlierEjection(consecutive_failures=2, ejection_s=600)
+
+
+async def test_a_replica_that_fails_to_be_connected_to_twice_is_tried_no_more(tmp_path: Path) -> None:
+    """Nothing is sent again, so every request that it spoilt is one that failed: two, as the manifest says."""
+    failures = FailureDetection(health_check=SELDOM, outlier_ejection=TWICE, retries=ONCE)
+    async with shop(tmp_path, failures, replicas=2) as world:
+        gone, good = world.replicas
+        await gone.stop()
+        statuses: list[int] = []
+        async with asyncio.timeout(30):
+            while statuses.count(503) < 2:
+                statuses += await world.statuses(1)
+        await until(lambda: _ejected(world.rig))
+        statuses += await world.statuses(50)
+
+        assert (statuses.count(503), set(statuses)) == (2, {200, 503})
+        assert await _stat(world.rig, "upstream_cx_connect_fail") == 2
+        assert await _stat(world.rig, "upstream_rq_retry") == 0
+        assert len(good.seen) == statuses.count(200)
+
+
+async def test_a_replica_that_cuts_two_requests_is_tried_no_more(tmp_path: Path) -> None:
+    """In a row means: without a connection that was made in between."""
+    failures = FailureDetection(health_check=SELDOM, outlier_ejection=TWICE, retries=ONCE)
+    async with shop(tmp_path, failures, replicas=2) as world:
+        faulty, good = world.replicas
+        faulty.moods = ["hang"] * 2
+        asking: list[asyncio.Task[httpx.Response]] = []
+        async with asyncio.timeout(30):
+            while len(faulty.seen) < 2:
+                asking.append(asyncio.create_task(world.http.get(f"{world.rig.url}/orders")))
+                await until(lambda: len(faulty.seen) + len(good.seen) == len(asking))
+        faulty.cut_all()
+        statuses = [(await task).status_code for task in asking]
+        await until(lambda: _ejected(world.rig))
+        statuses += await world.statuses(50)
+
+        assert (statuses.count(503), set(statuses), len(faulty.seen)) == (2, {200, 503}, 2)
+        assert await _stat(world.rig, "upstream_rq_retry") == 0
+
+
+async def _ejected(rig: Rig) -> bool:
+    """One replica, for failures that no answer told of."""
+    names = ("ejections_active", "ejections_enforced_consecutive_local_origin_failure")
+    return [await _stat(rig, f"outlier_detection.{name}") for name in names] == [1, 1]
+
+
+async def test_without_that_it_is_tried_again_and_again(tmp_path: Path) -> None:
+    failures = FailureDetection(health_check=SELDOM, outlier_ejection=OutlierEjection(consecutive_failures=0), retries=ONCE)
+    async with shop(tmp_path, failures, replicas=2) as world:
+        faulty, _ = world.replicas
+        faulty.moods = ["cut"] * 500
+        async with asyncio.timeout(30):
+            while len(faulty.seen) < 12:
+                await world.statuses(1)
+
+        assert await _is(world.rig, "outlier_detection.ejections_enforced_total", 0)
+
+
+@pytest.mark.parametrize("percent", [10, 50])
+async def test_of_the_requests_in_flight_no_larger_share_is_sent_again_than_the_manifest_says(
+    tmp_path: Path, percent: int
+) -> None:
+    """A hundred are cut at one moment, and what is sent again hangs: so retries that count are all there are at a time.
+
+    Each that fails is in flight no more, which makes the share smaller: x = percent of (100 - x).
+    """
+    retries = Retries(count=1, budget_percent=percent, min_concurrent=1)
+    async with shop(tmp_path, FailureDetection(health_check=SELDOM, retries=retries)) as world:
+        (one,) = world.replicas
+        one.moods = ["hang"] * 500
+        asking = [asyncio.create_task(world.http.get(f"{world.rig.url}/orders")) for _ in range(100)]
+        await until(lambda: len(one.seen) == 100)
+        one.cut_all()
+        sent_again, refused = await until(lambda: _budgeted(world.rig, 100), 20)
+
+        assert 100 * percent / (100 + percent) - 2 <= sent_again <= percent
+        await until(lambda: len(one.seen) == 100 + sent_again)
+        await until(lambda: sum(task.done() for task in asking) == refused)
+        assert {task.result().status_code for task in asking if task.done()} == {503}
+        one.cut_all()
+        await asyncio.gather(*asking)
+
+
+async def _budgeted(rig: Rig, count: int) -> tuple[int, ...]:
+    """How many were sent again and how many were not for want of budget, once that is decided for so many."""
+    found = await _stat(rig, "upstream_rq_retry"), await _stat(rig, "upstream_rq_retry_overflow")
+    return found if sum(found) == count else ()
+
+
 async def test_with_no_retries_a_request_is_sent_once(tmp_path: Path) -> None:
     async with shop(tmp_path, FailureDetection(retries=Retries(count=0))) as world:
         (one,) = world.replicas
@@ -163,6 +256,39 @@ async def test_below_the_panic_threshold_whoever_is_there_is_tried(
             await until(lambda: _is(rig, "membership_healthy", 0), 15)
 
             assert (await http.get(f"{rig.url}/orders")).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("panic_threshold_percent", "not_ready", "asked"),
+    [
+        (50, ("orders-1",), {"orders-2", "orders-3"}),
+        (50, ("orders-1", "orders-2"), {"orders-1", "orders-2", "orders-3"}),
+        (0, ("orders-1", "orders-2"), {"orders-3"}),
+    ],
+)
+async def test_of_three_replicas_the_unhealthy_ones_are_tried_when_fewer_are_left_than_the_threshold_says(
+    tmp_path: Path, panic_threshold_percent: int, not_ready: tuple[str, ...], asked: set[str]
+) -> None:
+    """Of a hundred requests each that is asked gets some: that it gets none by chance happens once in 10**17 times."""
+    async with upstreams(tmp_path, "orders-1", "orders-2", "orders-3") as three, httpx.AsyncClient() as http:
+        what = known(ORDERS, replicas=tuple(replica(ORDERS, up.name, up.address) for up in three))
+        failures = FailureDetection(panic_threshold_percent=panic_threshold_percent)
+        async with gateway(tmp_path / "gateway", _with(what, failures)) as rig:
+            for up in three:
+                if up.name in not_ready:
+                    await http.post(f"http://{up.address}/control/ready?value=0")
+            await until(lambda: _is(rig, "membership_healthy", 3 - len(not_ready)), 15)
+
+            async def counts() -> bool:
+                """A moment later, in Envoy's threads."""
+                return await _asked(http, rig, 100) == asked
+
+            await until(counts)
+
+
+async def _asked(http: httpx.AsyncClient, rig: Rig, count: int) -> set[str]:
+    """The replicas that answer so many requests."""
+    return {(await http.get(f"{rig.url}/orders")).raise_for_status().json()["replica"] for _ in range(count)}
 
 
 async def test_a_service_gets_no_more_connections_than_the_manifest_says(tmp_path: Path) -> None:

@@ -44,11 +44,15 @@ class Moody:
     async def stop(self) -> None:
         """Nothing listens any more and every connection is cut. Idempotent."""
         self._server.close()
-        for writer in self._serving.values():
-            writer.transport.abort()
+        self.cut_all()
         await asyncio.gather(*self._serving)
         self._serving.clear()
         await self._server.wait_closed()
+
+    def cut_all(self) -> None:
+        """Every connection that is there ends, with whatever hangs on it. It still listens."""
+        for writer in self._serving.values():
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if task := asyncio.current_task():

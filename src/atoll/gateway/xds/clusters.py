@@ -30,8 +30,12 @@ def resource(cluster: Cluster, folders: Folders) -> Json:
         connect_timeout=seconds(_CONNECT_S),
         lb_policy="LEAST_REQUEST",
         **_slow_start(cluster.failures),
-        # 0: never send to replicas that are known to be unhealthy. No replica is a 503, not a guess.
-        common_lb_config={"healthy_panic_threshold": {"value": cluster.failures.panic_threshold_percent}},
+        common_lb_config={
+            # 0: never send to replicas that are known to be unhealthy. No replica is a 503, not a guess.
+            "healthy_panic_threshold": {"value": cluster.failures.panic_threshold_percent},
+            # By default what is found out within a second of another replica's change counts at the end of that second.
+            "update_merge_window": seconds(0),
+        },
         load_assignment=_assignment(cluster),
         health_checks=[_health_check(cluster.failures.health_check, cluster.protocol)],
         outlier_detection=_outlier_detection(cluster.failures.outlier_ejection),
