@@ -96,10 +96,29 @@ def test_a_literal_path_beats_a_parameter(shop: Shop) -> None:
     assert shop.http.get("/orders/7", headers=_bearer(MINT.token(scope=""))).json()["path"] == "/orders/7"
 
 
-def test_head_follows_get(shop: Shop) -> None:
-    answer = shop.http.head("/orders/search")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/orders/search?size=1000&type=text/html&header-etag=%227%22&header-cache-control=no-cache&header-x-own=1", 200),
+        ("/orders/search?size=70&status=409", 409),
+        ("/orders", 401),
+        ("/nowhere", 404),
+        ("/gone", 503),
+    ],
+)
+def test_head_is_answered_like_get_without_the_body(shop: Shop, path: str, status: int) -> None:
+    """Its length too, which says how long the body would be."""
+    get, head = shop.http.get(path), shop.http.head(path)
 
-    assert (answer.status_code, answer.content) == (200, b"")
+    assert (get.status_code, head.status_code) == (status, status)
+    assert (len(get.content) > 0, head.content) == (True, b"")
+    assert _lasting(head) == _lasting(get)
+    assert int(head.headers["content-length"]) == len(get.content)
+
+
+def _lasting(answer: httpx.Response) -> dict[str, str]:
+    """Headers, without those that every answer has its own of."""
+    return {name: value for name, value in answer.headers.items() if name not in ("date", "x-request-id")}
 
 
 @pytest.mark.parametrize(
@@ -203,12 +222,15 @@ def test_a_service_that_takes_too_long_is_504(shop: Shop) -> None:
     _problem(shop.http.get("/orders/slow?delay_s=3"), 504, "timeout")
 
 
-def test_a_stream_outlives_every_timeout_and_is_not_held_back(shop: Shop) -> None:
-    with shop.http.stream("GET", "/orders/stream?stream=20") as answer:
-        chunks = list(answer.iter_raw())
+def test_each_piece_of_a_stream_is_there_before_the_next_one_is_sent(shop: Shop) -> None:
+    """The service sends a piece when the client has said, in another request, that it has the one before."""
+    with shop.http.stream("GET", "/orders/stream?stream=20&until=acknowledged") as answer:
+        pieces = []
+        for piece in answer.iter_raw():
+            pieces.append(piece)
+            assert shop.http.get("/orders/search?acknowledge=1").status_code == 200
 
-    assert b"".join(chunks).count(b"data: ") == 20
-    assert len(chunks) > 10
+    assert pieces == [b"data: %d\n\n" % number for number in range(20)]
 
 
 def test_errors_of_a_service_pass_unchanged(shop: Shop) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import json
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,31 @@ def test_a_line_says_why_a_request_failed(rig: Rig, method: str, path: str, stat
     found = logged(rig, method, path)
 
     assert (found["status"], found["why"]) == (status, why), found
+
+
+def test_every_request_is_exactly_one_line(rig: Rig) -> None:
+    """Of whatever it comes to, also when it is sent to a replica more than once. All are written at one time."""
+    paths = ["/orders/open", "/orders/open?status=500", "/down", "/gone", "/nowhere", "/orders"]
+    with httpx.Client(base_url=rig.url, timeout=20) as http:
+        ids = [http.get(path).headers["x-request-id"] for path in paths for _ in range(5)]
+    for _ in range(2):  # what would be written twice is there with the second line after it
+        logged(rig, "GET", "/orders/open")
+
+    counted = Counter(one["request_id"] for one in rig.log_lines())
+    assert [counted[one] for one in ids] == [1] * len(ids)
+
+
+def test_a_lines_times_are_those_of_the_request(rig: Rig) -> None:
+    begun = datetime.now(UTC)
+    slow = logged(rig, "GET", "/orders/open?delay_s=0.3")
+    ended = datetime.now(UTC)
+    nobodys = logged(rig, "GET", "/nowhere")
+
+    came = datetime.fromisoformat(slow["time"])
+    assert begun - timedelta(milliseconds=1) <= came <= ended - timedelta(milliseconds=300)
+    assert 300 <= slow["upstream_ms"] <= slow["duration_ms"] <= (ended - begun).total_seconds() * 1000
+    assert nobodys["upstream_ms"] is None
+    assert 0 <= nobodys["duration_ms"] < 300
 
 
 def test_a_refused_token_is_told_with_what_is_wrong_with_it(rig: Rig) -> None:

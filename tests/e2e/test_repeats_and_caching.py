@@ -147,6 +147,16 @@ def test_what_is_asked_for_every_time_is_not_sent_every_time(kiosk: Kiosk) -> No
     assert kiosk.asked("delays") == before + 2
 
 
+def test_head_is_answered_as_get_is_also_when_it_is_known(kiosk: Kiosk) -> None:
+    for known in ({}, {"if-none-match": kiosk.anybody.get("/kiosk/delays").headers["etag"]}):
+        get, head = (kiosk.anybody.request(method, "/kiosk/delays", headers=known) for method in ("GET", "HEAD"))
+
+        assert (get.status_code, head.status_code) == ((304, 304) if known else (200, 200))
+        assert head.content == b""
+        own = {"date", "x-request-id"}
+        assert {n: v for n, v in head.headers.items() if n not in own} == {n: v for n, v in get.headers.items() if n not in own}
+
+
 def test_one_users_answer_never_reaches_another_through_the_gateway(kiosk: Kiosk) -> None:
     for _ in range(3):
         answers = {name: getattr(kiosk, name).get("/kiosk/seat") for name in ("ann", "bob")}

@@ -1,8 +1,8 @@
 """A tiny replica for gateway tests: says what it was asked, and misbehaves on demand.
 
-`python -m tests.support.upstream NAME PORT`. Query parameters: `status`, `delay_s`, `stream` (so many server-sent events),
-`size` (so many bytes, with `type`, and `header-NAME` for further headers). `POST /control/ready?value=0` makes its readiness
-fail.
+`python -m tests.support.upstream NAME PORT`. Query parameters: `status`, `delay_s`, `stream` (so many server-sent events; with
+`until=acknowledged` each waits for a request with `acknowledge` after the one before), `size` (so many bytes, with
+`type`, and `header-NAME` for further headers). `POST /control/ready?value=0` makes its readiness fail.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -20,6 +21,7 @@ class Replica:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ready = True
+        self.acknowledged = asyncio.Semaphore(0)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -37,8 +39,10 @@ class Replica:
     async def _operation(self, scope: Any, query: dict[str, str], body: bytes, send: Any) -> None:
         if "delay_s" in query:
             await _pause(float(query["delay_s"]))
+        if "acknowledge" in query:
+            self.acknowledged.release()
         if "stream" in query:
-            await _stream(send, int(query["stream"]))
+            await _stream(send, int(query["stream"]), self.acknowledged.acquire if "until" in query else _a_moment)
             return
         if "size" in query:
             await _bytes(send, query)
@@ -53,12 +57,16 @@ class Replica:
         await _answer(send, int(query.get("status", "200")), answer)
 
 
-async def _stream(send: Any, chunks: int) -> None:
+async def _stream(send: Any, chunks: int, between: Callable[[], Awaitable[Any]]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     for number in range(chunks):
         await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
-        await _pause(0.05)
+        await between()
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _a_moment() -> None:
+    await _pause(0.05)
 
 
 async def _bytes(send: Any, query: dict[str, str]) -> None:
