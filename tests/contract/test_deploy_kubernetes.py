@@ -15,7 +15,7 @@ import pytest
 from atoll.deploy.files import write
 from atoll.deploy.kubernetes import render
 from atoll.errors import SystemMistake
-from atoll.gateway.container import DRAIN_S
+from atoll.gateway.drain import DRAIN_S
 from atoll.system.budgets import BUDGETS
 from tests.support.deployed import shop_plan
 from tests.support.manifests import OVERLAYS, built, pods, told, written

@@ -14,11 +14,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from atoll.bus.jetstream import JetStreamBus
 from atoll.provision.nats import GATEWAY, administers
 from tests.support.engines import ProvisionedBus, provisioned_bus
-from tests.support.gateway import contract, replica, upstreams
+from tests.support.gateway import Upstream, contract, replica, upstreams
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
@@ -82,6 +83,75 @@ def children(pid: int) -> dict[str, int]:
     return {"python" if name.startswith("python") else name: one for one, name in names.items()}
 
 
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[tuple[subprocess.Popen[str], str, Upstream]]:
+    """A gateway that answers for one service, its address, and its replica."""
+    async with provisioned_bus(folder / "bus", {"orders": ORDERS}) as bus, upstreams(folder, "orders-1") as (upstream,):
+        await asyncio.to_thread(provision, folder, bus)
+        await announce(bus, upstream)
+        async with gateway(folder / "gateway", bus.url(GATEWAY)) as (process, port, _), httpx.AsyncClient() as http:
+            await until(lambda: answered(http, port), 60)
+            yield process, f"http://127.0.0.1:{port}", upstream
+
+
+async def announce(bus: ProvisionedBus, upstream: Upstream) -> None:
+    entry = replica(ORDERS, "orders-1", upstream.address, time.time())
+    orders = JetStreamBus(bus.url("orders"), name="orders-1")
+    await orders.start()
+    await orders.wait_connected(10)
+    body = {field: getattr(entry, field) for field in entry.__struct_fields__}
+    await orders.request(f"$KV.registry.{entry.key}", json.dumps(body).encode())
+    await orders.close()
+
+
+async def answered(http: httpx.AsyncClient, port: int) -> bool:
+    try:
+        return (await http.get(f"http://127.0.0.1:{port}/orders")).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def refused(url: str) -> bool:
+    async with httpx.AsyncClient() as http:
+        try:
+            await http.get(url)
+        except httpx.ConnectError:
+            return True
+    return False
+
+
+async def test_what_is_in_flight_at_the_end_is_answered_whole_and_nobody_new_comes(tmp_path: Path) -> None:
+    """The service answers when it is told to, which is when the gateway takes no connection any more."""
+    async with (
+        serving(tmp_path) as (process, url, upstream),
+        httpx.AsyncClient(timeout=30) as waiting,
+        httpx.AsyncClient() as idle,
+        httpx.AsyncClient() as asking,
+    ):
+        for one in (idle, asking):
+            assert "connection" not in (await one.get(f"{url}/orders")).headers
+        async with waiting.stream("GET", f"{url}/orders?stream=2&until=acknowledged") as slow:
+            pieces = slow.aiter_raw()
+            assert await anext(pieces) == b"data: 0\n\n"
+            process.send_signal(signal.SIGTERM)
+            await until(lambda: refused(f"{url}/orders"))
+            last = await asking.get(f"{url}/orders")
+            for _ in range(2):
+                await asking_directly(upstream)
+            rest = [piece async for piece in pieces]
+
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
+        assert (slow.status_code, slow.headers["content-type"], rest) == (200, "text/event-stream", [b"data: 1\n\n"])
+        assert await asyncio.to_thread(process.wait, 30) == 0
+        with pytest.raises(httpx.ConnectError):  # its connection ended without an answer to nobody's question
+            await idle.get(f"{url}/orders")
+
+
+async def asking_directly(upstream: Upstream) -> None:
+    async with httpx.AsyncClient() as http:
+        (await http.get(f"http://{upstream.address}/?acknowledge=1")).raise_for_status()
+
+
 async def test_what_provision_announces_is_routed_also_after_the_controller_has_died(
     tmp_path: Path,
 ) -> None:
@@ -89,26 +159,13 @@ async def test_what_provision_announces_is_routed_also_after_the_controller_has_
         assert "contracts announced" in await asyncio.to_thread(provision, tmp_path, bus)
         assert await asyncio.to_thread(provision, tmp_path, bus) == "nothing to do\n"
         async with gateway(tmp_path / "gateway", bus.url(GATEWAY)) as (process, port, monitored), httpx.AsyncClient() as http:
-            entry = replica(ORDERS, "orders-1", upstream.address, time.time())
-            orders = JetStreamBus(bus.url("orders"), name="orders-1")
-            await orders.start()
-            await orders.wait_connected(10)
-            body = {field: getattr(entry, field) for field in entry.__struct_fields__}
-            await orders.request(f"$KV.registry.{entry.key}", json.dumps(body).encode())
-            await orders.close()
-
-            async def answered() -> bool:
-                try:
-                    return (await http.get(f"http://127.0.0.1:{port}/orders")).status_code == 200
-                except httpx.HTTPError:
-                    return False
-
-            await until(answered, 60)
+            await announce(bus, upstream)
+            await until(lambda: answered(http, port), 60)
             assert (await http.get(f"http://127.0.0.1:{monitored}/ready")).status_code == 200
             assert "envoy_server_live" in (await http.get(f"http://127.0.0.1:{monitored}/metrics", timeout=20)).text
             before = children(process.pid)
             os.kill(before["python"], signal.SIGKILL)
-            assert await answered()
+            assert await answered(http, port)
             await until(lambda: children(process.pid).get("python", before["python"]) != before["python"], 20)
             assert children(process.pid)["envoy"] == before["envoy"]
             process.send_signal(signal.SIGTERM)

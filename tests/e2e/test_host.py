@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,6 +110,44 @@ def test_down_leaves_no_process_no_port_and_no_lock(pair: RunningSystem) -> None
     assert not (pair.folder / ".atoll" / "lock").exists()
     assert not (pair.folder / ".atoll" / "control.sock").exists()
     assert "nothing was running" in pair.must("down")
+
+
+SLOW = """
+
+import asyncio
+from pathlib import Path
+
+
+@service.get("/middle/slow", public=True)
+async def slow() -> str:
+    Path("entered").touch()
+    while not Path("leave").exists():
+        await asyncio.sleep(0.01)
+    return "whole"
+"""
+
+
+def test_what_is_in_flight_at_the_end_is_answered_whole_and_nobody_new_comes(pair: RunningSystem) -> None:
+    """The service answers when the gateway takes no connection any more."""
+    folder = pair.folder / "services" / "middle"
+    code = folder / "middle" / "service.py"
+    code.write_text(code.read_text() + SLOW)
+    pair.up()
+    state, port = pair.state, httpx.URL(pair.url).port or 0
+    with pair.client() as waiting, pair.client() as asking, ThreadPoolExecutor() as threads:
+        assert "connection" not in asking.get("/middle/process").headers
+        answer = threads.submit(waiting.get, "/middle/slow")
+        until_sync((folder / "entered").exists)
+        down = threads.submit(pair.run, "down")
+        until_sync(lambda: not listens(port))
+        last = asking.get("/middle/process")
+        (folder / "leave").touch()
+
+        assert (answer.result().status_code, answer.result().json()) == (200, "whole")
+        assert (answer.result().headers["connection"], last.headers["connection"]) == ("close", "close")
+        assert (down.result().returncode, down.result().stderr) == (0, "")
+    assert pair.alive(state) == []
+    assert "is killed" not in (pair.folder / ".atoll" / "logs" / "host.log").read_text()
 
 
 def test_a_foreground_system_ends_with_ctrl_c(pair: RunningSystem) -> None:

@@ -56,7 +56,7 @@ def version(binary: Path) -> str:
 def command(binary: Path, bootstrap: Path, log: Path, workers: int | None = None) -> Command:
     """`workers` threads serve requests: by default half of the processors, at least one, since services need the others.
 
-    Ends at once on SIGTERM and cuts what is in flight: drain first (POST /drain_listeners?graceful at the admin port).
+    Ends at once on SIGTERM and cuts what is in flight: `drain` first.
     """
     count = workers or max(1, (os.cpu_count() or 1) // 2)
     arguments = (str(binary), "-c", str(bootstrap), "--concurrency", str(count), *_ALWAYS)
@@ -74,8 +74,12 @@ async def reopen_logs(host: str, port: int) -> bool:
 
 
 async def drain(host: str, port: int) -> bool:
-    """Clients are told to go elsewhere from now on, and after the drain time no connection is taken. False: no answer."""
-    return await _is_done(host, port, "POST /drain_listeners?graceful")
+    """No connection is taken any more, and each that stands is told to end with its next answer. False: no answer.
+
+    What Envoy calls graceful would take connections for the drain time, and tell a growing share of clients only.
+    """
+    told = await _is_done(host, port, "POST /healthcheck/fail")
+    return await _is_done(host, port, "POST /drain_listeners") and told
 
 
 async def _is_done(host: str, port: int, request: str) -> bool:

@@ -15,7 +15,7 @@ from atoll.gateway.xds import jwt, listener, metrics, proof, revocations, routes
 from atoll.gateway.xds.folders import PROOF, SECRETS
 from atoll.gateway.xds.typed import Json
 
-__all__ = ["Admin", "Seen"]
+__all__ = ["Admin", "Clients", "Seen"]
 
 _SCOPES = {
     "cds": "cluster_manager.cds",
@@ -43,6 +43,14 @@ class Seen:
     versions: Mapping[str, str]
     refused: Mapping[str, int]
     warming: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """How many connections stand, and how many requests have not been answered whole."""
+
+    connections: int
+    requests: int
 
 
 class Admin:
@@ -95,14 +103,16 @@ class Admin:
             return None
         return float(told["uptime_current_epoch"].removesuffix("s"))
 
-    async def connections(self) -> int:
-        """How many clients are connected; 0 when Envoy does not answer."""
+    async def clients(self) -> Clients:
+        """Who is there; nobody when Envoy does not answer."""
+        scope = f"http.{listener.STAT_PREFIX}.downstream_"
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                answer = await self._ask(f"/stats?format=json&filter=^http.{listener.STAT_PREFIX}.downstream_cx_active$")
+                answer = await self._ask(f"/stats?format=json&filter=^{scope}(cx|rq)_active$")
         except (OSError, TimeoutError):
-            return 0
-        return sum(int(one.get("value", 0)) for one in msgspec.json.decode(answer)["stats"])
+            return Clients(0, 0)
+        found = {one["name"]: int(one["value"]) for one in msgspec.json.decode(answer)["stats"] if "name" in one}
+        return Clients(found.get(f"{scope}cx_active", 0), found.get(f"{scope}rq_active", 0))
 
     async def metrics(self) -> bytes | None:
         """Those that somebody looks at, as Prometheus reads them. None when Envoy does not answer."""

@@ -17,21 +17,20 @@ from atoll.engines import envoy
 from atoll.engines.foreground import Child, stop_signals
 from atoll.engines.process import Command
 from atoll.errors import EngineOutage, SystemMistake
+from atoll.gateway import drain
 from atoll.gateway.admin import Admin
 from atoll.gateway.environment import Environment
 from atoll.gateway.exposed import exposed
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.xds.folders import Folders
 
-__all__ = ["DRAIN_S", "run"]
+__all__ = ["run"]
 
 logger = logging.getLogger("atoll.gateway")
 
 _PAUSE_S = 0.02
 _AGAIN_S = 1.0
 _START_S = 30.0
-# As long as a request may take, and Envoy's own --drain-time-s.
-DRAIN_S = 10.0
 _STDOUT = Path("/dev/stdout")
 
 
@@ -84,7 +83,10 @@ async def _serve(environment: Environment, bootstrap: Path, stop: asyncio.Event)
     if ending.done():
         logger.error("Envoy ended with %s", ending.result())
         return ending.result() or 1
-    await _drain(environment)
+    admin = Admin(environment.admin)
+    await drain.begin(admin)
+    if not await drain.finish(admin):
+        logger.warning("after %g s somebody still waits for an answer: a stream or a WebSocket, which ends now", drain.DRAIN_S)
     await child.stop()
     return 0
 
@@ -98,16 +100,6 @@ async def _until_there(bootstrap: Path, stop: asyncio.Event) -> bool:
             raise EngineOutage(f"the controller has not written {bootstrap} within {_START_S:g} s", hint="its log says why")
         await asyncio.sleep(_PAUSE_S)
     return True
-
-
-async def _drain(environment: Environment) -> None:
-    """No new connections; those that are there are told to go, and waited for."""
-    admin = Admin(environment.admin)
-    await envoy.drain(environment.admin.host, environment.admin.port)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_S):
-            while await admin.connections():  # noqa: ASYNC110  # another process counts them
-                await asyncio.sleep(_PAUSE_S)
 
 
 def _companions(environment: Environment) -> list[Command]:

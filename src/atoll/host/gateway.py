@@ -17,7 +17,8 @@ import msgspec
 
 from atoll.engines import envoy as engine
 from atoll.errors import AtollError, SystemMistake
-from atoll.gateway import validation
+from atoll.gateway import drain, validation
+from atoll.gateway.admin import Admin
 from atoll.gateway.files import write_code, write_initial
 from atoll.gateway.ir import Endpoint, Listener, Tls
 from atoll.gateway.known import Known, SystemEntry
@@ -35,11 +36,12 @@ from atoll.provision.document import system_document
 from atoll.system.contract import Contract
 from atoll.system.manifest import GatewaySpec, System
 
-__all__ = ["GatewayHost", "known_at_start", "listener_of"]
+__all__ = ["ENVOY", "GatewayHost", "known_at_start", "listener_of"]
 
 ENVOY, CONTROLLER, COMPARER = "envoy", "gateway", "gateway-mirror"
 _PAUSE_S = 0.005
 _CONFIRM_S = 5.0
+_FINISH_S = 5.0
 
 
 @dataclass
@@ -134,6 +136,16 @@ class GatewayHost:
             supervisor.start(self._controller(bus_url), _at_once),
             *(supervisor.start(self._comparer(one), probe) for one in [self.comparer] if one),
         )
+
+    async def drain(self) -> None:
+        """Nobody new comes, and who is there goes with the next answer."""
+        if ENVOY in self.machine.supervisor.children:
+            await drain.begin(Admin(self.admin))
+
+    async def finish(self) -> None:
+        """Once services have ended: until what they have answered has arrived."""
+        if ENVOY in self.machine.supervisor.children:
+            await drain.finish(Admin(self.admin), _FINISH_S)
 
     async def renew(self) -> None:
         """Keeps the local certificate from ending, as long as it is awaited."""

@@ -25,7 +25,7 @@ from atoll.host.commands import Commands
 from atoll.host.contracts import Deriver, check
 from atoll.host.control import Control
 from atoll.host.databases import Databases
-from atoll.host.gateway import GatewayHost
+from atoll.host.gateway import ENVOY, GatewayHost
 from atoll.host.guard import Reaper
 from atoll.host.layout import Layout
 from atoll.host.lock import Lock
@@ -244,19 +244,28 @@ class Host:
                 self.say(f"{service} has {count} dead letters: `atoll dead-letters list {service}`")
 
     async def end(self) -> None:
-        """The gateway ends, then services finish what they have, then the engines end. What can't end is killed."""
+        """Nobody new comes, services finish what they have, the gateway ends, then the engines. What can't end is killed.
+
+        The controller ends first: that replicas leave needs no change of routes any more.
+        """
         await self.control.close()
         await _cancel([*self._tasks, *self._opening.values()])
         await self.announcer.close()
         self.commands.end()
-        children = {name: child.spec.kind for name, child in self.supervisor.children.items()}
-        for kinds in (("gateway",), ("client", "service", "auth"), ("simulator", "database", "bus")):
-            names = [name for name, kind in children.items() if kind in kinds]
-            await self.supervisor.stop_all(names, hurry="service" in kinds)
+        await self.gateway.drain()
+        await self._stop(lambda spec: spec.kind == "gateway" and spec.name != ENVOY)
+        await self._stop(lambda spec: spec.kind in ("client", "service", "auth"), hurry=True)
+        await self.gateway.finish()
+        await self._stop(lambda spec: spec.name == ENVOY)
+        await self._stop(lambda spec: True)
         if self._recording is not None:
             self._recording.cancel()
         self.layout.state.unlink(missing_ok=True)
         self.layout.targets.unlink(missing_ok=True)
+
+    async def _stop(self, whom: Callable[[ProcessSpec], bool], *, hurry: bool = False) -> None:
+        names = [name for name, child in self.supervisor.children.items() if whom(child.spec)]
+        await self.supervisor.stop_all(names, hurry=hurry)
 
     def is_mute(self, service: str) -> bool:
         """Whether its replicas can't announce themselves."""

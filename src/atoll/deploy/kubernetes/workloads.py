@@ -174,7 +174,7 @@ def gateway(plan: Plan, image: str) -> list[Object]:
         "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", f"import time; time.sleep({_LEAVING_S})"]}}},
     }
     container = Container(GATEWAY, image, plan.system.gateway.memory_limit_mib or 1024, "500m", more)
-    # preStop, Envoy's drain (10 s), and its end.
+    # preStop, Envoy's drain (16 s), and its end.
     pod = Pod(GATEWAY, container, volumes={"/data": _SCRATCH}, grace_s=_LEAVING_S + 30, more=_spread(plan, GATEWAY))
     spec = {"strategy": _ROLLING, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, GATEWAY)}
     return [

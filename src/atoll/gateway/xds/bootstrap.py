@@ -13,7 +13,8 @@ __all__ = ["NODE", "document", "runtime"]
 NODE = {"id": "atoll", "cluster": "atoll"}
 
 # The admin port answers anybody on this machine: reading is all it does, and draining, which the host needs.
-_ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info", "/drain_listeners", "/reopen_logs")
+_DRAINING = ("/drain_listeners", "/healthcheck/fail")
+_ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/config_dump", "/server_info", "/reopen_logs", *_DRAINING)
 # A chunk's end that is LF without CR is refused (RFC 9112 §7.1); heads are `strict_http1`'s.
 # And how many requests of one connection are begun before the others get their turn: a client that opens and resets HTTP/2
 # streams as fast as it can (CVE-2023-44487) keeps nobody waiting. Envoy cuts it off after 500 of them anyway.
