@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -38,7 +39,6 @@ __all__ = ["Findings", "Plan", "storm"]
 
 SERVICES = ("left", "middle", "shifting", "auth")
 _WAIT_S = 60.0
-_IN_FLIGHT_S = 1.0
 _SHIFTING = '''"""Has another path after each edit."""
 
 from atoll import Service
@@ -107,13 +107,27 @@ class Findings:
         return "\n".join([*lines, "", f"{told}; {len(self.failed)} failed"])
 
 
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Of the replica at `address`. Before `replaced_s` another one listened there."""
+
+    address: str
+    killed_s: float
+    replaced_s: float
+
+    def cut(self, answer: Answer, line: Mapping[str, Any]) -> bool:
+        """Whether the gateway's log says of a request that the killed replica had it and its connection ended with it."""
+        during = answer.began_s <= self.replaced_s and answer.ended_s >= self.killed_s
+        return during and line.get("replica") == self.address and line.get("flags") == "UC"
+
+
 class _Weather:
     """One running system and what is done to it."""
 
     def __init__(self, running: RunningSystem, files: Files) -> None:
         self.running = running
         self.files = files
-        self.killed_at_s = 0.0
+        self.kill: Kill | None = None
         self._path = itertools.count(1)
         self._layout = Layout(running.folder)
         self._http = httpx.Client(base_url=running.url, timeout=20, verify=files.trusting())
@@ -135,6 +149,19 @@ class _Weather:
 
     def close(self) -> None:
         self._http.close()
+
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """The gateway's line of a request; empty for one that it has never seen."""
+        if not request_id:
+            return {}
+        folder = self.running.folder / ".atoll" / "gateway"
+
+        def line() -> dict[str, Any]:
+            logs = (log for log in (folder / "access.log", folder / "access.log.1") if log.exists())
+            texts = (text for log in logs for text in log.read_text().splitlines() if request_id in text)
+            return next((dict(json.loads(text)) for text in texts), {})
+
+        return until_sync(line, _WAIT_S, f"the log's line of {request_id}")
 
     def _route(self, number: int) -> None:
         """The service is edited: one path comes, one goes."""
@@ -158,8 +185,10 @@ class _Weather:
         """1 → 3, one of them killed and replaced, → 1."""
         ask(self._layout, {"do": "scale", "name": "middle", "count": 3})
         victim = self.running.replicas("middle")[1]
-        self.killed_at_s = time.monotonic()
+        address = f"127.0.0.1:{self.running.processes()[victim]['port']}"
+        killed_s = time.monotonic()
         self._kill(victim)
+        self.kill = Kill(address, killed_s, time.monotonic())
         ask(self._layout, {"do": "scale", "name": "middle", "count": 1})
 
     def _kill(self, name: str) -> None:
@@ -193,7 +222,7 @@ def storm(folder: Path, plan: Plan) -> Findings:
             load(running.url, _writes(), signed, trusting=files.trusting()) as answers,
         ):
             _blow(weather, plan, findings)
-        _count(answers, weather.killed_at_s, findings)
+        _count(answers, weather, findings)
         weather.close()
     return findings
 
@@ -212,18 +241,15 @@ def _writes() -> Callable[[], Ask]:
     return lambda: next(asks)
 
 
-def _count(answers: Answers, killed_at_s: float, findings: Findings) -> None:
-    for one in answers.all:
-        if one.status == one.ask.expected:
-            findings.writes += 1
-        elif _was_cut(one, killed_at_s):
+def _count(answers: Answers, weather: _Weather, findings: Findings) -> None:
+    failed = [one for one in answers.all if one.status != one.ask.expected]
+    findings.writes += len(answers.all) - len(failed)
+    for one in failed:
+        line = weather.logged(one.request_id)
+        if weather.kill and weather.kill.cut(one, line):
             findings.cut += 1
         else:
-            findings.failed.append(str(one))
-
-
-def _was_cut(one: Answer, killed_at_s: float) -> bool:
-    return one.ask.path == "/middle/closed" and one.began_s <= killed_at_s + _IN_FLIGHT_S and one.ended_s >= killed_at_s
+            findings.failed.append(f"{one}; the log: {line}")
 
 
 @contextmanager

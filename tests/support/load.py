@@ -29,13 +29,16 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` is 0 where there was none; `text` then says why. Times are of the monotonic clock."""
+    """`status` is 0 where there was none; `text` then says why. Times are of the monotonic clock. `request_id` is "" where the
+    gateway did not answer.
+    """
 
     ask: Ask
     status: int
     text: str
     began_s: float
     ended_s: float
+    request_id: str = ""
 
     def __str__(self) -> str:
         took_s = self.ended_s - self.began_s
@@ -96,6 +99,7 @@ def _answer(http: httpx.Client, ask: Ask) -> Answer:
     began_s = time.monotonic()
     try:
         found = http.request(ask.method, ask.path, json=ask.json)
-        return Answer(ask, found.status_code, found.text, began_s, time.monotonic())
+        request_id = found.headers.get("x-request-id", "")
+        return Answer(ask, found.status_code, found.text, began_s, time.monotonic(), request_id)
     except httpx.HTTPError as error:
         return Answer(ask, 0, repr(error), began_s, time.monotonic())
