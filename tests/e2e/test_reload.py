@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -77,20 +78,62 @@ def test_a_syntax_error_keeps_the_old_version_serving_until_it_is_mended(pair: R
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"middle-1", "middle-2"}
 
 
-def test_a_path_of_somebody_else_changes_nothing_anywhere(pair: RunningSystem) -> None:
-    """Reload and `contract accept` both refuse it, and say whose it is."""
-    before, code = pids(pair), code_of(pair, "middle")
-    good = code.read_text()
-    code.write_text(good + '\n\n@service.get("/right/mine", public=True)\nasync def mine() -> int:\n    return 1\n')
-    until_sync(lambda: "middle offers GET /right/mine" in told(pair), 30)
-    refused = pair.run("contract", "accept", "middle")
-    code.write_text(good)
+MINE = """
 
-    assert refused.returncode == 1
-    assert "outside its prefix /middle, which belongs to right by its prefix /right (" in refused.stderr
-    assert "atoll.toml:" in refused.stderr
-    assert not (pair.folder / "contracts" / "middle.json").exists()
+@service.get("/right/mine", public=True)
+async def mine() -> int:
+    return 1
+"""
+
+
+def written(pair: RunningSystem) -> dict[str, bytes]:
+    """Accepted contracts, and what Envoy and the controller go by. (`.atoll/contracts` is what the code says, whoever may.)"""
+    folders = (pair.folder / "contracts", pair.folder / ".atoll" / "gateway")
+    files = (file for folder in folders if folder.exists() for file in folder.rglob("*") if file.is_file())
+    return {str(file): file.read_bytes() for file in files if file.name not in ("access.log", ".draft")}
+
+
+def test_a_path_of_somebody_else_changes_nothing_anywhere(pair: RunningSystem) -> None:
+    """Reload and `contract accept` both refuse it, and say whose it is and where that stands. Everybody is served meanwhile."""
+    before, files, code = pids(pair), written(pair), code_of(pair, "middle")
+    good = code.read_text()
+    asks = itertools.cycle((Ask("GET", "/middle/process"), Ask("GET", "/right/copies"), Ask("GET", "/right/mine", 404)))
+    with load(pair.url, lambda: next(asks), {}) as answers:
+        code.write_text(good + MINE)
+        until_sync(lambda: "middle offers GET /right/mine" in told(pair), 30)
+        until_sync(answers.more(30))
+        refused = pair.run("contract", "accept", "middle")
+        after = written(pair)
+        code.write_text(good)
+
+    line = (pair.folder / "atoll.toml").read_text().splitlines().index("[services.right]") + 1
+    both = f"outside its prefix /middle, which belongs to right by its prefix /right ({pair.folder}/atoll.toml:{line})"
+    assert both in told(pair)
+    assert (refused.returncode, both in refused.stderr) == (1, True)
+    assert answers.unexpected == []
+    assert after == files
     assert pids(pair) == before
+
+
+def test_a_system_with_a_path_of_somebody_else_does_not_start_and_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    with running("pair", tmp_path / "pair") as pair:
+        pair.down()
+        files, code = written(pair), code_of(pair, "middle")
+        good = code.read_text()
+        code.write_text(good + MINE)
+        refused = pair.run("up", "--detach", "--isolated")
+        after, state = written(pair), pair.folder / ".atoll" / "state.json"
+
+        assert refused.returncode == 1
+        assert "middle offers GET /right/mine" in refused.stderr
+        assert "outside its prefix /middle, which belongs to right by its prefix /right (" in refused.stderr
+        assert f"{pair.folder}/atoll.toml:" in refused.stderr
+        assert (after, state.exists()) == (files, False)
+        assert "nothing was running" in pair.must("down")
+        code.write_text(good)
+        pair.up()
+        with pair.client() as http:
+            assert (http.get("/middle/process").status_code, http.get("/right/mine").status_code) == (200, 404)
 
 
 NUMBERED = """
