@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from atoll.engines import envoy
+from atoll.engines.process import Command
 from atoll.gateway.known import ServiceEntry
 from tests.support.gateway import Rig, contract, gateway, known, replica, upstreams
 from tests.support.waiting import until
@@ -133,18 +138,88 @@ async def _bodies_without_end(shop: Shop, count: int) -> AsyncIterator[None]:
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
-async def test_without_processor_the_gateway_sheds_a_part_of_what_it_is_asked(tmp_path: Path) -> None:
-    """With a limit of one percent whoever asks is load enough."""
-    async with _shop(tmp_path, cpu_limit_percent=1) as shop:
-        statuses: set[bool] = set()
+@dataclass
+class Machine:
+    """How busy Envoy finds the machine: its own `/proc/stat`, which grows as `busy` says. Others' work is not in it."""
 
-        async def both() -> bool:
-            answers = await asyncio.gather(*(shop.get("/stock") for _ in range(10)))
-            statuses.update(_overloaded(answer) for answer in answers)
-            return True in statuses
+    file: Path
+    busy: float = 0.0
+    worked: float = 0.0
+    idle: float = 0.0
 
-        await until(both, timeout_s=30, what="a request that is shed")
+    def tick(self) -> None:
+        self.worked += 1000 * self.busy
+        self.idle += 1000 * (1 - self.busy)
+        self.file.write_text(f"cpu  {self.worked:.0f} 0 0 {self.idle:.0f} 0 0 0 0 0 0\n")
+
+    def show(self, command: Command) -> Command:
+        """The same in a mount namespace of its own."""
+        script = f'mount --bind {shlex.quote(str(self.file))} /proc/stat && exec "$@"'
+        return replace(command, arguments=(*_NAMESPACE, "sh", "-c", script, "sh", *command.arguments))
+
+
+_NAMESPACE = ("unshare", "--map-root-user", "--mount")
+
+
+@pytest.fixture
+async def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
+    """The one that every Envoy of this test runs on."""
+    if not shutil.which("unshare") or subprocess.run([*_NAMESPACE, "true"], check=False).returncode:
+        pytest.skip("this user may have no mount namespace, in which Envoy would see a machine that the test keeps busy")
+    found, as_it_is = Machine(tmp_path / "stat"), envoy.command
+    found.tick()
+    monkeypatch.setattr(envoy, "command", lambda *args, **more: found.show(as_it_is(*args, **more)))
+
+    async def pass_time() -> None:
+        while not over.is_set():
+            found.tick()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), 0.05)
+
+    over = asyncio.Event()
+    passing = asyncio.create_task(pass_time())
+    yield found
+    over.set()
+    await passing
+
+
+async def test_without_processor_the_gateway_sheds_requests_and_recovers_when_there_is_some(
+    tmp_path: Path, machine: Machine
+) -> None:
+    async with _shop(tmp_path, cpu_limit_percent=20) as shop, httpx.AsyncClient(timeout=30) as standing:
+        answers: list[httpx.Response] = []
+
+        async def ask() -> list[bool]:
+            """What is shed of ten requests, on new connections and on one that stands. The rest is served."""
+            new = (shop.get("/stock") for _ in range(9))
+            found = await asyncio.gather(*new, standing.get(f"{shop.rig.url}/stock"))
+            answers.extend(found)
+            shed = [_overloaded(answer) for answer in found]
+            assert all(told or answer.status_code == 200 for told, answer in zip(shed, found, strict=True))
+            return shed
+
+        async def sheds() -> bool:
+            return any(await ask())
+
+        async def serves() -> bool:
+            return not any(await ask() + await ask() + await ask())
+
+        assert await serves()
+        machine.busy = 1.0
+        await until(sheds, timeout_s=30)
         assert (await shop.http.get(f"http://{shop.rig.admin}/ready")).status_code == 200
+        machine.busy = 0.0
+        await until(serves, timeout_s=30)
+        refused = [answer for answer in answers if answer.status_code == 503]
+        lines = await until(lambda: _shed(shop.rig, len(refused)), what="a line for each that was shed")
+
+    assert {line["why"] for line in lines} == {"the gateway is short of memory or CPU"}
+    assert {(line["service"], line["attempts"]) for line in lines} == {(None, 0)}, "no replica has heard of them"
+
+
+def _shed(rig: Rig, count: int) -> list[dict[str, Any]]:
+    lines = [line for line in rig.log_lines() if line["status"] == 503]
+    return lines if len(lines) == count else []
 
 
 @pytest.mark.parametrize("path", ["/stock", "/orders"])
