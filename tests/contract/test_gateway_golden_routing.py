@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_failure_detection_as_the_manifest_has_it() -> None:
     what = known(orders, replicas=(replica(orders, "orders-1", "127.0.0.1:2101"),), services=services)
 
     _check("failure_detection", {"routes": _routes(what), "cluster": _rendered(what)["cds"][0]})
+
+
+def test_a_new_replica_has_a_tenth_of_what_another_has() -> None:
+    orders = contract("orders", {"/orders": {"get": {"operationId": "mine", **PUBLIC}}})
+    both = tuple(replica(orders, f"orders-{number}", f"127.0.0.1:210{number}") for number in (1, 2))
+    what = known(orders, replicas=both)
+    cluster = _rendered(dataclasses.replace(what, fresh=frozenset({both[1].key})))["cds"][0]
+
+    assert {**cluster, "load_assignment": None} == {**_rendered(what)["cds"][0], "load_assignment": None}
+    _check("new_replica", cluster["load_assignment"])
 
 
 def test_no_retries_are_said_so() -> None:

@@ -42,7 +42,7 @@ NEWER = contract("orders", {"/orders": OPEN_AND_TOKEN, "/orders/new": {"get": {"
 TOO_LONG = contract("orders", {"/orders": OPEN_AND_TOKEN, "/orders/{id}/" + 11_000 * "x": {"get": {"security": []}}})
 LIMITED = contract("orders", {"/orders": {"get": {"security": [], "x-atoll-rate-limit": "8/h"}}})
 AUTH = contract("auth", {"/auth/me": {"get": {"security": [{"token": []}]}}})
-SYSTEM = {
+SYSTEM: dict[str, Any] = {
     "name": "shop",
     "public_url": "http://localhost:8080",
     "issuer": MINT.issuer,
@@ -199,6 +199,42 @@ async def test_a_new_operation_and_replicas_come_and_go(world: World) -> None:
             await traffic.reach(100)
 
     assert traffic.failures == []
+
+
+async def test_a_new_replica_gets_a_small_share_at_first_and_its_whole_share_when_the_time_is_over(world: World) -> None:
+    """A tenth of what the other has, which is 6 of 66 requests; a half later."""
+    await _announce_slow_start(world, 4)
+    async with upstreams(world.folder, "orders-1", "orders-2") as (one, two):
+        await world.register(ORDERS, "orders-1", one)
+        await world.until_status(200, "/orders")
+        there_before = time.monotonic() + 1.1
+        await until(lambda: time.monotonic() > there_before)
+        await world.register(ORDERS, "orders-2", two)
+        await world.until_applied(one, two)
+        await until(lambda: _has_answered(world, "orders-2"))
+        at_first = await _share(world, "orders-2")
+
+        async def half() -> bool:
+            return 26 <= await _share(world, "orders-2") <= 40
+
+        await until(half, 20)
+
+    assert 1 <= at_first <= 16, "once they have answered 66 times"
+    assert json.loads(Path(world.rig.folders.inputs).read_bytes())["fresh"] == []
+
+
+async def _announce_slow_start(world: World, slow_start_s: float) -> None:
+    services = {**SYSTEM["services"], "orders": {"prefix": "/orders", "failures": {"slow_start_s": slow_start_s}}}
+    await world.admin.announce({**SYSTEM, "services": services}, {one.service: one for one in (ORDERS, AUTH)})
+
+
+async def _has_answered(world: World, name: str) -> bool:
+    return bool((await world.http.get(f"{world.rig.url}/orders")).json()["replica"] == name)
+
+
+async def _share(world: World, name: str) -> int:
+    """Of 66 requests, one after the other."""
+    return sum([await _has_answered(world, name) for _ in range(66)])
 
 
 async def test_what_cannot_be_read_changes_nothing(world: World) -> None:

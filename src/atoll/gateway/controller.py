@@ -23,6 +23,7 @@ from atoll.bus.ports import Bus, Received
 from atoll.errors import AtollError, BusOutage
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
+from atoll.gateway.arrivals import Arrivals
 from atoll.gateway.environment import Environment
 from atoll.gateway.files import forget_unfinished, write_code, write_initial, write_listener
 from atoll.gateway.installer import Installer, Outcome
@@ -66,6 +67,8 @@ class Controller:
         self._installer = Installer(environment.listener, self._applier, self._report, self.known)
         self._secrets = Follower(environment.origins, self._folders, admin, self._report.certificates)
         self._changed = asyncio.Event()
+        self._arrivals = Arrivals(self.known)
+        self._ripening: asyncio.TimerHandle | None = None
         self._done: Any = None
         self._tried: Any = None
         self._retry: asyncio.TimerHandle | None = None
@@ -108,6 +111,7 @@ class Controller:
 
     async def _take_over(self) -> None:
         """What is known now, unless that is done, or waits for its next try while only heartbeats come."""
+        self._weigh()
         known = self.known
         if not known.system.name:
             return  # Nobody has said yet what the system is: Envoy goes on with what it has.
@@ -118,6 +122,15 @@ class Controller:
         self._tried = known.view
         self._done = None if outcome is Outcome.LATER else known.view
         self._plan_retry(outcome)
+
+    def _weigh(self) -> None:
+        """Who is new is so for a while, after which everything is written once more."""
+        self.known = replace(self.known, fresh=self._arrivals.fresh(self.known))
+        if self._ripening:
+            self._ripening.cancel()
+            self._ripening = None
+        if (wait_s := self._arrivals.changes_in_s) is not None:
+            self._ripening = asyncio.get_running_loop().call_later(wait_s, self._changed.set)
 
     def _plan_retry(self, outcome: Outcome) -> None:
         """After a while, which gets longer."""

@@ -42,11 +42,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One replica's socket. With `tls` both ends prove who they are: it shows a certificate for its service's name."""
+    """One replica's socket. With `tls` both ends prove who they are: it shows a certificate for its service's name. One that is
+    `fresh` gets a small share of what the others get.
+    """
 
     host: str
     port: int
     tls: bool = False
+    fresh: bool = False
 
     @classmethod
     def parse(cls, address: str) -> Endpoint:

@@ -100,7 +100,8 @@ class Known:
     """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`, and so
     `left_out`: those that Envoy refuses.
 
-    `listening_since` (epoch s) is when the bus was last connected: before that, nobody could be heard.
+    `listening_since` (epoch s) is when the bus was last connected: before that, nobody could be heard. `fresh` are the keys of
+    replicas that are new beside others.
     """
 
     system: SystemEntry
@@ -111,6 +112,7 @@ class Known:
     providers: Providers = field(default_factory=Providers)
     listening_since: float = 0.0
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    fresh: frozenset[str] = frozenset()
 
     def with_keys(self, body: bytes) -> Known:
         """After a message on `keys.set`. An older set than the known one changes nothing. Raises Malformed."""
@@ -197,6 +199,7 @@ class Known:
             self.system,
             tuple(sorted(self.contracts)),
             replicas,
+            self.fresh,
             self.keys,
             self.revocations.sessions,
             self.providers.providers,
@@ -214,6 +217,7 @@ class Known:
                 "revocations": msgspec.Raw(self.revocations.serialize()),
                 "providers": self.providers,
                 "left_out": self.left_out,
+                "fresh": sorted(self.fresh),
             },
             order="deterministic",
         )
@@ -230,6 +234,7 @@ class Known:
             keys=KeySet.parse(bytes(saved.keys)),
             revocations=Revocations.parse(bytes(saved.revocations)),
             providers=saved.providers,
+            fresh=frozenset(saved.fresh),
         ).leaving_out(saved.left_out)
 
 
@@ -242,6 +247,7 @@ class _Saved(msgspec.Struct):
     providers: Providers = Providers()
     listening_since: float = 0.0
     left_out: dict[str, LeftOut] = {}
+    fresh: list[str] = []
 
 
 def _instead(contract: Contract, left_out: LeftOut) -> Contract:

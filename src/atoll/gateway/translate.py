@@ -8,7 +8,7 @@ beats a parameter, segment by segment). The method is looked at only then, so `D
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import groupby
@@ -193,7 +193,7 @@ def _owned(system: SystemEntry) -> tuple[str, ...]:
 
 
 def _whole(known: Known, service: str) -> Cluster:
-    endpoints = _endpoints(one for one in known.present_by_service.get(service, ()) if not one.canary)
+    endpoints = _endpoints(known, [one for one in known.present_by_service.get(service, ()) if not one.canary])
     newest = known.usable.get(f"{service}.{next(iter(known.system.services[service].digests), '')}")
     protocol = newest.protocol if newest else "http1"
     return Cluster(service, service, endpoints, protocol=protocol, **_manifested(known, service))
@@ -224,7 +224,7 @@ def _cluster(known: Known, offer: Offer) -> Cluster:
     return Cluster(
         f"{offer.service}@{'+'.join(digests)}",
         offer.service,
-        _endpoints(serving),
+        _endpoints(known, serving),
         protocol=offer.contract.protocol,
         **_manifested(known, offer.service),
     )
@@ -238,7 +238,7 @@ def _canaries(known: Known, offer: Offer) -> Cluster | None:
     return Cluster(
         on_trial(offer.service),
         offer.service,
-        _endpoints(serving),
+        _endpoints(known, serving),
         protocol=offer.contract.protocol,
         **_manifested(known, offer.service),
     )
@@ -254,8 +254,11 @@ def _split(known: Known, cluster: Cluster, trial: Cluster | None) -> Canary | No
     return Canary(trial.name, percent) if trial and trial != cluster and percent else None
 
 
-def _endpoints(replicas: Iterable[Replica]) -> tuple[Endpoint, ...]:
-    return tuple(sorted({replace(Endpoint.parse(one.address), tls=one.tls) for one in replicas}))
+def _endpoints(known: Known, replicas: Sequence[Replica]) -> tuple[Endpoint, ...]:
+    """Nobody is fresh where all are: somebody has to do the work."""
+    fresh = known.fresh if any(one.key not in known.fresh for one in replicas) else frozenset()
+    found = (replace(Endpoint.parse(one.address), tls=one.tls, fresh=one.key in fresh) for one in replicas)
+    return tuple(sorted(set(found)))
 
 
 @Kept

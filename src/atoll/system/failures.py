@@ -53,7 +53,7 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class FailureDetection:
-    """Everything. Who has become healthy again is given its full share of requests after `slow_start_s`. Below
+    """Everything. Who is new or healthy again is given its full share of requests after `slow_start_s`. Below
     `panic_threshold_percent` of healthy replicas all are tried; 0: nobody unhealthy ever is. `max_connections` are those to all
     replicas together.
     """
