@@ -75,8 +75,8 @@ def test_a_service_that_goes_names_those_who_consume_its_events(shop: Plan) -> N
     assert "catalog is gone" in found.contracts
 
 
-def test_a_new_image_is_told_in_one_file(shop: Plan) -> None:
-    """Where it migrates, waits and serves, and the name of the Job that migrates."""
+def test_a_new_image_is_told_where_it_runs_and_in_the_name_of_the_job_that_migrates(shop: Plan) -> None:
+    """It migrates, waits and serves; the overlay podman calls that Job by its name."""
     told = manifests.told(shop)
     later = replace(told, images={**told.images, "orders": "shop/orders:1.1.0-ba9876543210"})
     found = changes(for_kubernetes(shop), render_kubernetes(shop, later))
@@ -87,6 +87,9 @@ def test_a_new_image_is_told_in_one_file(shop: Plan) -> None:
         "+++ after/base/orders.yaml",
         *("-  name: orders-migrate-…", "+  name: orders-migrate-…"),
         *4 * ('-          image: "shop/orders:1.0.0-0123456789ab"', '+          image: "shop/orders:1.1.0-ba9876543210"'),
+        "--- before/overlays/podman/pods.yaml",
+        "+++ after/overlays/podman/pods.yaml",
+        *("-  name: orders-migrate-…", "+  name: orders-migrate-…"),
     ]
 
 

@@ -24,6 +24,8 @@ from tests.support.deployed import shop_plan
 
 LATER = "shop/orders:1.1.0-ba9876543210"
 CONFIGURATIONS = ("base/nats/nats.conf", "components/three-servers/nats/nats.conf")
+# Patches of Jobs, whose names have digests.
+PATCHES = "overlays/podman/pods.yaml"
 SAID = ("orders: GET /orders/later is new", "orders: subscription auth.user_registered is new")
 
 
@@ -89,7 +91,7 @@ def test_in_kubernetes_its_own_objects_alone_and_provision_and_what_the_bus_allo
     found = changes(old, new)
     assert found.contracts == SAID
     assert {line for line in found.files if line.startswith("+++")} == {
-        f"+++ after/{name}" for name in ("base/orders.yaml", "base/provision.yaml", *CONFIGURATIONS)
+        f"+++ after/{name}" for name in ("base/orders.yaml", "base/provision.yaml", *CONFIGURATIONS, PATCHES)
     }
 
 
