@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from prometheus_client.parser import text_string_to_metric_families
 
+from atoll.certificates.pair import Pair
 from atoll.engines import envoy
 from atoll.engines.process import Command, Process
 from atoll.gateway.admin import Admin
@@ -233,6 +236,19 @@ async def test_its_health_is_asked_over_tls_too(world: World) -> None:
     async with httpx.AsyncClient() as http:
         stats = (await http.get(f"http://{world.rig.admin}/stats?filter=cluster.middle.health_check.success")).text
     assert int(stats.rsplit(": ", 1)[1]) >= 1
+
+
+async def test_metrics_tell_when_the_certificate_that_replicas_are_shown_ends(world: World) -> None:
+    await world.until("middle", 200)
+    ends = Pair.read(world.gateway.certificate, world.gateway.key, datetime.now(UTC)).ends.timestamp()
+    authority_ends = world.gateway.authority.pair.ends.timestamp()
+    text = (await Admin(world.rig.admin).metrics() or b"").decode()
+    families = {one.name: one for one in text_string_to_metric_families(text)}
+    found = families["envoy_cluster_ssl_certificate_expiration_unix_time_seconds"].samples
+    assert {(one.labels["envoy_tls_certificate"], one.value) for one in found} == {
+        ("upstream_certificate", ends),
+        ("upstream_authorities", authority_ends),
+    }
 
 
 async def test_who_shows_a_certificate_of_another_name_is_refused(world: World) -> None:

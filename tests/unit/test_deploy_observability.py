@@ -33,7 +33,7 @@ def expressions() -> Iterator[str]:
 
 
 def metrics(expression: str) -> set[str]:
-    found = set(re.findall(r"\b(?:atoll|envoy)_\w+", expression)) - {"envoy_cluster_name"}
+    found = set(re.findall(r"\b(?:atoll|envoy)_\w+", expression)) - {"envoy_cluster_name", "envoy_tls_certificate"}
     return {name.removesuffix("_bucket") for name in found}
 
 

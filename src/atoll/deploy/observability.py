@@ -29,6 +29,10 @@ class Alert:
     summary: str
 
 
+# What Envoy shows to clients, and what it shows to replicas that speak TLS; neither is there without TLS.
+_ENDS = (
+    "envoy_listener_ssl_certificate_expiration_unix_time_seconds or envoy_cluster_ssl_certificate_expiration_unix_time_seconds"
+)
 # Databases of several replicas are told by each of them: the maximum, never the sum.
 ALERTS = (
     Alert(
@@ -97,6 +101,20 @@ ALERTS = (
         "critical",
         "{{ $labels.service }} has no bus: its events wait in its outbox",
     ),
+    Alert(
+        "CertificateEnds",
+        f"min by (envoy_tls_certificate) ({_ENDS}) - time() < 14 * 86400",
+        60,
+        "warning",
+        "{{ $labels.envoy_tls_certificate }} of a gateway ends in {{ $value | humanizeDuration }}: does anybody renew it?",
+    ),
+    Alert(
+        "CertificateEndsSoon",
+        f"min by (envoy_tls_certificate) ({_ENDS}) - time() < 3 * 86400",
+        5,
+        "critical",
+        "{{ $labels.envoy_tls_certificate }} of a gateway ends in {{ $value | humanizeDuration }}: nobody gets in then",
+    ),
 )
 
 
@@ -120,6 +138,7 @@ _OVERVIEW = (
     _Panel("Healthy replicas", "min by (envoy_cluster_name) (envoy_cluster_membership_healthy)", "{{envoy_cluster_name}}"),
     _Panel("Retries", "sum by (envoy_cluster_name) (rate(envoy_cluster_upstream_rq_retry[5m]))", "{{envoy_cluster_name}}"),
     _Panel("Memory of the gateway", "envoy_server_memory_allocated", "{{instance}}", "bytes"),
+    _Panel("Until a certificate ends", f"min by (envoy_tls_certificate) ({_ENDS}) - time()", "{{envoy_tls_certificate}}", "s"),
 )
 _SERVICES = (
     _Panel("Requests", "sum by (service) (rate(atoll_requests_total[5m]))", "{{service}}", "reqps"),

@@ -13,11 +13,12 @@ __all__ = ["LOOKED_AT", "PREFIX", "logger", "stats"]
 PREFIX = "atoll"
 _BOUNDS_MS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 _COUNTERS, _HISTOGRAMS = 50_000, 10_000
-# Of Envoy's thousand series what somebody looks at: requests by operation, and how replicas are.
+# Of Envoy's thousand series what somebody looks at: requests by operation, how replicas are, until when certificates hold.
 LOOKED_AT = (
     r"^(atoll\.|server\.(live|uptime|memory_allocated)$|http\.atoll\.downstream_(cx|rq)_active$"
     r"|cluster\..*\.(membership_(healthy|total)|upstream_rq_(active|retry|retry_overflow|pending_overflow)"
-    r"|upstream_cx_connect_fail|outlier_detection\.ejections_active)$)"
+    r"|upstream_cx_connect_fail|outlier_detection\.ejections_active)$"
+    r"|.*\.ssl\.certificate\..*\.expiration_unix_time_seconds$)"
 )
 
 
