@@ -103,6 +103,7 @@ class Compose:
     engine: Engine
     folder: Path
     port: int
+    project: str = "shop"
 
     @property
     def url(self) -> str:
@@ -162,8 +163,9 @@ class Compose:
 
     def containers(self, service: str = "") -> list[str]:
         """Those that run, of a service or of all."""
-        label = f"label=com.docker.compose.{'service=' + service if service else 'project=shop'}"
-        return self.engine.docker("ps", "--quiet", "--filter", label).split()
+        wanted = {"project": self.project, **({"service": service} if service else {})}
+        filters = [word for name, value in wanted.items() for word in ("--filter", f"label=com.docker.compose.{name}={value}")]
+        return self.engine.docker("ps", "--quiet", *filters).split()
 
     def container(self, service: str) -> dict[str, Any]:
         """What the engine says of its first container."""

@@ -41,11 +41,14 @@ class Engine:
     def variables(self) -> dict[str, str]:
         return {"DOCKER_HOST": f"unix://{self.socket}"}
 
-    def docker(self, *arguments: str, timeout_s: float = 600.0) -> str:
-        """What it printed. Fails the test when it fails."""
-        done = subprocess.run(
+    def run(self, *arguments: str, timeout_s: float = 600.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["docker", *arguments], env={**os.environ, **self.variables}, capture_output=True, text=True, timeout=timeout_s
         )
+
+    def docker(self, *arguments: str, timeout_s: float = 600.0) -> str:
+        """What it printed. Fails the test when it fails."""
+        done = self.run(*arguments, timeout_s=timeout_s)
         assert done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

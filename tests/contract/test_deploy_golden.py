@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from atoll.deploy import images, kubernetes
 from atoll.deploy.compose import Told, cells, render
@@ -12,6 +13,7 @@ from atoll.deploy.plan import Plan
 from atoll.deploy.secrets import Keeper, secret_files
 from tests.support import golden, manifests
 from tests.support.deployed import shop_plan
+from tests.support.system import SYSTEMS
 
 
 def told(plan: Plan) -> Told:
@@ -23,7 +25,7 @@ def told(plan: Plan) -> Told:
 def test_the_compose_file_of_the_shop_is_the_golden_one() -> None:
     plan = shop_plan()
     for name, text in render(plan, told(plan)).items():
-        if name != "provision/system.json" and not name.startswith("provision/contracts/"):
+        if name != "provision/system.json" and not name.startswith(("provision/contracts/", "observability/")):
             golden.check(f"compose/{name.lstrip('.')}", text)
 
 
@@ -53,6 +55,33 @@ def test_the_manifests_of_the_shop_are_the_golden_ones() -> None:
         if not name.startswith("base/provision/"):
             # Auth's contract belongs to no golden file: it changes with auth's code, and with it the job's name.
             golden.check(f"kubernetes/{name.lstrip('.')}", re.sub(r"provision-[0-9a-f]{10}", "provision-…", text))
+
+
+# TLS, HTTP/3 apart; a `command`, a mirror, a client, a way out
+
+
+def harbour_plan() -> Plan:
+    return shop_plan(SYSTEMS / "harbour")
+
+
+def test_the_compose_file_of_the_harbour_is_the_golden_one() -> None:
+    plan = harbour_plan()
+    golden.check("compose/harbour.yaml", render(plan, told(plan))["compose.yaml"])
+
+
+def test_the_dockerfile_of_a_command_is_the_golden_one() -> None:
+    plan = harbour_plan()
+    locked = {name: {**files, "requirements.txt": b"one==1 --hash=sha256:00\n"} for name, files in sources(plan).own.items()}
+    read = replace(sources(plan), own=locked)
+    golden.check("compose/images/wall.Dockerfile", context(build_files(plan, read)["wall"], plan, read)["Dockerfile"].decode())
+
+
+def test_the_manifests_of_the_harbour_are_the_golden_ones() -> None:
+    plan = harbour_plan()
+    files = kubernetes.render(plan, manifests.told(plan))
+    for name in ("base/gateway.yaml", "base/wall.yaml", "base/shore.yaml", "base/network.yaml", "SECRETS.md"):
+        golden.check(f"kubernetes/harbour/{name}", files[name])
+    golden.check("kubernetes/harbour/secrets.kustomization.yaml", kubernetes.secret_generators(plan))
 
 
 def test_the_kustomization_of_the_shop_s_secrets_is_the_golden_one() -> None:

@@ -13,10 +13,11 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from atoll.deploy.files import write
-from atoll.deploy.kubernetes import render
+from atoll.deploy.kubernetes import render, secret_generators
 from atoll.errors import SystemMistake
 from atoll.gateway.drain import DRAIN_S
 from atoll.system.budgets import BUDGETS
+from atoll.system.manifest import TlsSpec
 from tests.support.deployed import shop_plan
 from tests.support.manifests import OVERLAYS, built, pods, told, written
 
@@ -321,6 +322,63 @@ def test_only_who_says_outbound_calls_the_outside(tmp_path: Path) -> None:
         if one["kind"] == "NetworkPolicy" and "0.0.0.0/0" in repr(one["spec"])
     ]
     assert outside == ["payments"]
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Objects]:
+    """The shop with TLS, HTTP/3 and a redirect."""
+    folder, plan = tmp_path_factory.mktemp("tls"), shop_plan()
+    entry = replace(plan.system.gateway, port=8443, tls=TlsSpec(redirect_port=8081, http3=True))
+    written(replace(plan, system=replace(plan.system, gateway=entry)), folder)
+    return {overlay: built(folder, overlay) for overlay in OVERLAYS}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_of_a_system_with_tls_keeps_the_schema_strictly(secured: dict[str, Objects], version: str) -> None:
+    for one in secured["dev"]:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_the_certificate_is_a_secret_that_cert_manager_can_fill(secured: dict[str, Objects]) -> None:
+    secret = by_name(secured["dev"], "Secret")["gateway-tls"]
+    assert (secret["type"], sorted(secret["data"])) == ("kubernetes.io/tls", ["tls.crt", "tls.key"])
+    assert "gateway-tls" not in by_name(secured["production"], "Secret")
+    spec = by_name(secured["production"], "Deployment")["gateway"]["spec"]["template"]["spec"]
+    (volume,) = [one for one in spec["volumes"] if one.get("secret", {}).get("secretName") == "gateway-tls"]
+    mounts = {one["name"]: one["mountPath"] for one in spec["containers"][0]["volumeMounts"]}
+    (values,) = [
+        one["data"] for name, one in by_name(secured["production"], "ConfigMap").items() if name.startswith("gateway-")
+    ]
+    assert values["ATOLL_GATEWAY_CERTIFICATE"] == f"{mounts[volume['name']]}/tls.crt"
+
+
+def test_without_a_certificate_to_render_dev_has_no_secret_for_it(tmp_path: Path) -> None:
+    plan = shop_plan()
+    plan = replace(plan, system=replace(plan.system, gateway=replace(plan.system.gateway, tls=TlsSpec())))
+    assert "gateway-tls" in secret_generators(plan)
+    assert "gateway-tls" not in secret_generators(plan, certified=False)
+
+
+def test_everybody_reaches_the_public_ports_and_clients_of_the_system_a_plain_one(secured: dict[str, Objects]) -> None:
+    objects = secured["dev"]
+    assert {source for source, target in reachable(objects, 9904) if target == "gateway"} == {"storefront"}
+    (policy,) = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "gateway"]
+    (public,) = [rule["ports"] for rule in policy["ingress"] if "from" not in rule]
+    assert [(one["protocol"], one["port"]) for one in public] == [("TCP", 8443), ("UDP", 8443), ("TCP", 8081)]
+    services = by_name(objects, "Service")
+    assert [one["name"] for one in services["gateway"]["spec"]["ports"]] == ["https", "http3", "redirect"]
+    assert [one["port"] for one in services["gateway-inside"]["spec"]["ports"]] == [9904]
+    names = {one["name"]: one["containerPort"] for one in container_of(objects, "gateway")["ports"]}
+    for service in ("gateway", "gateway-inside"):
+        assert {one["targetPort"] for one in services[service]["spec"]["ports"]} <= names.keys()
+
+
+def container_of(objects: Objects, deployment: str) -> dict[str, Any]:
+    (found,) = by_name(objects, "Deployment")[deployment]["spec"]["template"]["spec"]["containers"]
+    return dict(found)
 
 
 def test_the_url_of_an_operator_s_database_lies_where_the_service_looks(shop: dict[str, Objects]) -> None:

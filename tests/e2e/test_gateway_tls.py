@@ -24,6 +24,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from prometheus_client.parser import text_string_to_metric_families
 
 from atoll.certificates.pair import Pair
 from atoll.gateway.admin import Admin
@@ -84,6 +85,10 @@ class Shop:
         assert self.rig.listener.tls is not None
         return f"http://localhost:{self.rig.listener.tls.redirect_port}"
 
+    @property
+    def inside_url(self) -> str:
+        return f"http://127.0.0.1:{self.rig.listener.inside_port}"
+
     def client(self, **more: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, verify=self.files.trusting(), timeout=20, **more)
 
@@ -119,7 +124,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 async def _shop(folder: Path, stack: AsyncExitStack) -> Shop:
     (one,) = await stack.enter_async_context(upstreams(folder, "orders-1"))
     port = free_port()
-    listener = Listener("127.0.0.1", port, tls=Tls(HSTS_S, free_port(), http3=True))
+    listener = Listener("127.0.0.1", port, tls=Tls(HSTS_S, free_port(), http3=True), inside_port=free_port())
     what = known(ORDERS, replicas=(replica(ORDERS, "orders-1", one.address),), public_url=f"https://localhost:{port}")
     files = Files(folder / "certificates")
     files.fill()
@@ -257,6 +262,17 @@ def test_so_does_every_answer_in_http_2(shop: Shop, path: str, status: int) -> N
 
     assert (answer.http_version, answer.status_code) == ("HTTP/2", status)
     assert answer.headers["strict-transport-security"] == f"max-age={HSTS_S}"
+
+
+# inside
+
+
+@pytest.mark.parametrize(("path", "status"), [("/orders/search", 200), ("/orders", 401), ("/nothing", 404)])
+def test_inside_the_same_is_answered_over_plain_http_and_nothing_is_said_of_tls(shop: Shop, path: str, status: int) -> None:
+    answer = httpx.get(f"{shop.inside_url}{path}", timeout=20)
+
+    assert answer.status_code == status
+    assert not {"strict-transport-security", "alt-svc"} & answer.headers.keys()
 
 
 # HTTP/2 has the same limits
@@ -405,6 +421,24 @@ async def test_a_new_certificate_is_shown_and_open_connections_go_on(shop: Shop)
     assert shop.shown["server_certificate"]["sha256"] == new.digest
     assert shop.shown["server_certificate"]["names"] == ["localhost", "127.0.0.1"]
     assert shop.faults == []
+
+
+async def test_metrics_tell_when_the_certificate_that_is_shown_ends(shop: Shop) -> None:
+    pair = shop.files.issue(lifetime=timedelta(minutes=50))
+    pair.save(shop.files.certificate, shop.files.key)
+    await shop.follower.look()
+    await shop.until_served(pair)
+
+    async def told() -> set[float]:
+        text = (await Admin(shop.rig.admin).metrics() or b"").decode()
+        families = {one.name: one for one in text_string_to_metric_families(text)}
+        found = families["envoy_listener_ssl_certificate_expiration_unix_time_seconds"].samples
+        return {one.value for one in found if one.labels["envoy_tls_certificate"] == "server_certificate"}
+
+    async def renewed() -> bool:
+        return await told() == {pair.ends.timestamp()}
+
+    await until(renewed, what="the end of the new certificate, over TCP and UDP")
 
 
 async def test_a_new_certificate_gives_nobody_a_full_bucket(shop: Shop) -> None:

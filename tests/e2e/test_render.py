@@ -26,6 +26,7 @@ from tests.support.engines import nats_server
 from tests.support.manifests import OVERLAYS, built
 from tests.support.ports import free_port
 from tests.support.system import RunningSystem, system
+from tests.support.tls import Files
 
 PRICE_WITH_CURRENCY = "    sku: str\n    price: Decimal\n    currency: str\n"
 KUBERNETES = ("render", "kubernetes", "--environment", "containers")
@@ -205,6 +206,69 @@ async def orders_at(rendered: Path, port: int) -> JetStreamBus:
     await orders.start()
     assert await orders.wait_connected(5), orders.wire.last_error
     return orders
+
+
+SECURED = """
+[environments.secured.gateway]
+port = 8443
+public_url = "https://shop.example"
+[environments.secured.gateway.tls]
+redirect_port = 8080
+"""
+
+
+@pytest.fixture
+def secured(shop: RunningSystem, tmp_path: Path) -> Iterator[Path]:
+    """Where nothing is yet but a secret; the manifest has a further environment, `secured`."""
+    manifest = shop.folder / "atoll.toml"
+    text = manifest.read_text()
+    extra = SECURED + '[environments.secured.services.storefront.settings]\nsession_secret = { secret = "session_secret" }\n'
+    manifest.write_text(text + extra)
+    folder = tmp_path / "secured"
+    (folder / "secrets" / "given").mkdir(parents=True)
+    (folder / "secrets" / "given" / "session_secret").write_text("a-secret-that-only-an-operator-knows")
+    yield folder
+    manifest.write_text(text)
+
+
+def render(shop: RunningSystem, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return shop.run("render", what, "--environment", "secured", "-o", str(folder))
+
+
+def test_compose_asks_for_a_certificate_and_takes_a_renewed_one_over(shop: RunningSystem, secured: Path) -> None:
+    refused = render(shop, "compose", secured)
+    assert refused.returncode == 1
+    assert "tls.crt (of gateway), tls.key (of gateway)" in refused.stderr
+    given, placed = secured / "secrets" / "given", secured / "secrets" / "gateway-tls"
+    for pair in (Files(secured / "authority").issue("shop.example") for _ in range(2)):
+        pair.save(given / "tls.crt", given / "tls.key")
+        assert render(shop, "compose", secured).returncode == 0
+        assert (placed / "tls.crt").read_bytes() == pair.chain
+        assert (placed / "tls.key").read_bytes() == pair.key
+
+
+@pytest.mark.parametrize("what", ["compose", "kubernetes"])
+def test_halves_of_two_pairs_are_refused_before_anything_is_written(shop: RunningSystem, secured: Path, what: str) -> None:
+    given, files = secured / "secrets" / "given", Files(secured / "authority")
+    (given / "tls.crt").write_bytes(files.issue("shop.example").chain)
+    (given / "tls.key").write_bytes(files.issue("shop.example").key)
+    done = render(shop, what, secured)
+    assert done.returncode == 1
+    assert "don't fit together" in done.stderr
+    assert sorted(one.name for one in secured.iterdir()) == ["authority", "secrets"]
+
+
+def test_kubernetes_leaves_the_certificate_to_somebody_else_unless_there_is_one(shop: RunningSystem, secured: Path) -> None:
+    assert render(shop, "kubernetes", secured).returncode == 0
+    assert "`gateway-tls` | `tls.crt`, `tls.key`" in (secured / "SECRETS.md").read_text()
+    kinds = {one["metadata"]["name"] for one in built(secured, "dev") if one["kind"] == "Secret"}
+    assert "gateway-tls" not in kinds
+    Files(secured / "authority").issue("shop.example").save(
+        secured / "secrets" / "given" / "tls.crt", secured / "secrets" / "given" / "tls.key"
+    )
+    assert render(shop, "kubernetes", secured).returncode == 0
+    (secret,) = [one for one in built(secured, "dev") if one["metadata"]["name"] == "gateway-tls"]
+    assert secret["type"] == "kubernetes.io/tls"
 
 
 async def test_the_rendered_bus_and_secrets_let_provision_and_services_in(rendered: Path, tmp_path: Path) -> None:

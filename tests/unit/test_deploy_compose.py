@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
@@ -139,7 +140,7 @@ def test_only_who_may_call_the_outside_and_the_gateway_are_in_a_network_with_a_w
     assert sorted(re.findall(r"^  ([\w-]+):\n    ipam", text, re.MULTILINE)) == ["catalog-outbound", "edge"]
     found = sections(text)
     assert [name for name in found if "- catalog-outbound" in found[name]] == ["catalog"]
-    assert [name for name in found if "- edge" in found[name]] == ["gateway"]
+    assert [name for name in found if "      edge:" in found[name]] == ["gateway"]
 
 
 def test_a_variable_sign_in_a_setting_stays_what_it_is() -> None:
@@ -187,16 +188,69 @@ def test_only_provision_is_given_the_administrators_of_the_bus() -> None:
     assert "<bus.orders>" not in files["provision/bus_users"]
 
 
+TLS = """
+[gateway]
+port = 8443
+[gateway.tls]
+redirect_port = 8080
+http3 = true
+"""
+
+
+def test_tls_is_spoken_with_files_that_an_operator_gives_and_clients_of_the_system_do_without() -> None:
+    text = MANIFEST + TLS + '[services.shop]\nkind = "client"\nprefix = "/"\n'
+    one = plan(system(text), contracts(["auth", "orders", "catalog", "shop"]))
+    found = sections(render(one, told(one))["compose.yaml"])
+    for line in (
+        "ATOLL_GATEWAY_CERTIFICATE: /run/tls/tls.crt",
+        '- "127.0.0.1:8443:8443"',
+        '- "127.0.0.1:8443:8443/udp"',
+        '- "127.0.0.1:8080:8080"',
+        '- "./secrets/gateway-tls:/run/tls:ro"',
+    ):
+        assert line in found["gateway"]
+    assert 'ATOLL_GATEWAY_URL: "http://gateway:9904"' in found["shop"]
+    assert 'ATOLL_ISSUER: "https://localhost:8443/auth"' in found["orders"]
+    assert [name for name in found if "gateway-tls" in found[name]] == ["gateway"]
+    given = {"payment_key": "k", "tls.crt": "certificate", "tls.key": "key"}
+    files = secret_files(one, Keeper(lambda name: name, given, certificates))
+    assert (files["gateway-tls/tls.crt"], files["gateway-tls/tls.key"]) == ("certificate", "key")
+
+
+def test_a_certificate_is_asked_for_as_other_secrets_are() -> None:
+    one = plan(system(MANIFEST + TLS), contracts(["auth", "orders", "catalog"]))
+    with pytest.raises(SystemMistake, match=r"tls.crt \(of gateway\), tls.key \(of gateway\)"):
+        secret_files(one, Keeper(lambda name: name, {"payment_key": "k"}, certificates))
+
+
+@pytest.mark.parametrize(("url", "said"), [("https://shop.example", 31_536_000), ("https://localhost:8443", 0)])
+def test_https_for_good_is_promised_for_a_public_name_also_where_the_manifest_names_no_certificate(url: str, said: int) -> None:
+    text = MANIFEST + TLS.replace("[gateway]", f'[gateway]\npublic_url = "{url}"')
+    one = plan(system(text), contracts(["auth", "orders", "catalog"]))
+    assert f'ATOLL_GATEWAY_HSTS_S: "{said}"' in render(one, told(one))["compose.yaml"]
+
+
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ('[services.old]\ncommand = ["gunicorn"]\ncontract = "contracts/old.json"\n', "old is started by a `command`"),
-        ("[gateway.tls]\n", "gateway.tls"),
+        ("[gateway]\nport = 9902\n", "can't have the port 9902"),
+        ("[gateway.tls]\nredirect_port = 9904\n", "can't have the port 9904"),
+        ("[services.gateway-tls]\ncommand = ['x']\ncontract = 'c.json'\n", "gateway-tls is what something of the gateway"),
+        ('[telemetry]\notlp_endpoint = "http://127.0.0.1:4318"\n', "http://127.0.0.1:4318 is that container itself"),
     ],
 )
-def test_what_is_not_rendered_yet_is_refused_by_name(more: str, what: str) -> None:
-    with pytest.raises(SystemMistake, match=what.replace("[", r"\[")):
-        plan(system(MANIFEST + more), contracts(["auth", "orders", "catalog", "old"]))
+def test_what_can_not_be_the_same_in_containers_is_refused(more: str, what: str) -> None:
+    with pytest.raises(SystemMistake, match=what):
+        plan(system(MANIFEST + more), contracts(["auth", "orders", "catalog", "gateway-tls"]))
+
+
+def test_metrics_are_told_where_no_service_is() -> None:
+    one = planned()
+    text = render(one, told(one))["compose.yaml"]
+    (address,) = re.findall(r"ATOLL_GATEWAY_METRICS: \"([\d.]+):9902\"", text)
+    assert f'edge:\n        ipv4_address: "{address}"' in text
+    (edge,) = re.findall(r"^  edge:\n    ipam:\n      config:\n        - subnet: \"(.+)\"", text, re.MULTILINE)
+    assert ip_address(address) in ip_network(edge)
 
 
 def test_a_service_on_sqlite_runs_once() -> None:

@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from atoll.deploy.environment import environment
 from atoll.deploy.files import sources
 from atoll.deploy.images import Image, Sources, context, images, reference
+from atoll.deploy.plan import Plan, plan
 from atoll.deploy.reproducible import Rewriter
 from atoll.deploy.sbom import Contents, document
 from atoll.deploy.wheels import Target
 from atoll.errors import SystemMistake
+from atoll.system.manifest import parse
+from tests.support.contracts import contract
 from tests.support.deployed import shop_plan
 
 PLAN = shop_plan()
@@ -174,3 +178,111 @@ def read(tar: tarfile.TarFile, name: str) -> bytes:
 def test_an_image_that_is_shown_names_no_file_of_this_machine() -> None:
     one: Image = FOUND["orders"]
     assert str(Path.cwd()) not in context(one, PLAN, READ)["Dockerfile"].decode()
+
+
+# a program that knows nothing of atoll
+
+COMMANDED = """
+format = 1
+name = "shop"
+[services.wall]
+command = ["python", "-m", "uvicorn", "wall:app", "--host", "{host}", "--port", "{port}"]
+contract = "contracts/wall.json"
+"""
+LOCK = b"uvicorn==0.54.0 --hash=sha256:00\n"
+
+
+@pytest.fixture
+def commanded(tmp_path: Path) -> Path:
+    """A system's folder."""
+    files = {
+        "wall.py": b"app = None",
+        "node_modules/left/index.js": b"",
+        "dist/page.html": b"",
+        "tests/test_wall.py": b"",
+        "requirements.txt": LOCK,
+    }
+    for name, content in files.items():
+        path = tmp_path / "services" / "wall" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path
+
+
+def planned(folder: Path, manifest: str = COMMANDED) -> Plan:
+    return plan(parse(manifest, folder / "atoll.toml"), {"auth": contract("auth"), "wall": contract("wall")})
+
+
+def test_the_image_of_a_command_has_its_packages_apart_from_atoll_s(commanded: Path) -> None:
+    found = planned(commanded)
+    read = sources(found)
+    image = images(found, read)["wall"]
+    assert image.program == ("python3", "-m", "atoll", "run", "wall")
+    words = ["python3", "-m", "uvicorn", "wall:app", "--host", "0.0.0.0", "--port", "8000"]
+    assert json.loads(image.environment["ATOLL_COMMAND"]) == words
+    files = context(image, found, read)
+    assert files["program.txt"] == LOCK
+    assert b"uvicorn" not in files["requirements.txt"]
+    made = files["Dockerfile"].decode()
+    assert "--target /opt/program -r /wheels/program.txt" in made
+    assert "command -v python3" in made
+
+
+def test_a_variable_sign_in_a_command_stays_what_it_is(commanded: Path) -> None:
+    found = planned(commanded, COMMANDED.replace("wall:app", "$HOME"))
+    read = sources(found)
+    made = context(images(found, read)["wall"], found, read)["Dockerfile"].decode()
+    assert r"\"\$HOME\"" in made
+
+
+def test_what_was_built_and_node_s_packages_belong_to_a_command_and_tests_do_not(commanded: Path) -> None:
+    found = planned(commanded)
+    assert set(sources(found).own["wall"]) == {"wall.py", "node_modules/left/index.js", "dist/page.html", "requirements.txt"}
+
+
+def test_a_command_without_python_packages_installs_none(commanded: Path) -> None:
+    (commanded / "services" / "wall" / "requirements.txt").unlink()
+    found = planned(commanded, COMMANDED.replace('"python", "-m", "uvicorn"', '"node"'))
+    read = sources(found)
+    made = context(images(found, read)["wall"], found, read)["Dockerfile"].decode()
+    assert "-r /wheels/program.txt" not in made
+    assert "command -v node" in made
+
+
+def test_a_command_without_a_folder_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemMistake, match="wall has no folder"):
+        sources(planned(tmp_path))
+
+
+# keys of other issuers
+
+PROVIDED = (
+    COMMANDED
+    + """
+[auth.providers.firm]
+issuer = "https://login.firm.example"
+audience = "shop"
+jwks_file = "keys/firm.json"
+"""
+)
+
+
+def test_keys_of_another_issuer_that_are_a_file_are_in_auth_s_image(commanded: Path) -> None:
+    (commanded / "keys").mkdir()
+    (commanded / "keys" / "firm.json").write_text('{"keys": []}')
+    found = planned(commanded, PROVIDED)
+    assert images(found, sources(found))["auth"].files == {"providers/firm.json": b'{"keys": []}'}
+    told = json.loads(environment(found, found.part("auth"))["ATOLL_AUTH"])
+    assert told["providers"]["firm"]["jwks_file"] == "/opt/app/providers/firm.json"
+    assert not found.part("auth").spec.outbound
+
+
+def test_auth_has_a_way_out_where_it_fetches_such_keys(commanded: Path) -> None:
+    text = PROVIDED.replace('jwks_file = "keys/firm.json"', 'jwks_url = "https://login.firm.example/keys"')
+    assert planned(commanded, text).part("auth").spec.outbound
+    assert not planned(commanded).part("auth").spec.outbound
+
+
+def test_keys_that_are_not_there_are_named(commanded: Path) -> None:
+    with pytest.raises(SystemMistake, match="the keys of the provider firm can't be read"):
+        sources(planned(commanded, PROVIDED))

@@ -108,9 +108,8 @@ def test_the_manifest_that_is_shown_can_be_read_and_reserved_names_are_listed() 
 # environment variables
 
 
-VALUES = dict.fromkeys(("ATOLL_GATEWAY_PORT", "ATOLL_GATEWAY_REDIRECT_PORT", "ATOLL_GATEWAY_HSTS_S"), "8080") | {
-    "ATOLL_GATEWAY_UPSTREAM": "plain"
-}
+NUMBERS = ("ATOLL_GATEWAY_PORT", "ATOLL_GATEWAY_REDIRECT_PORT", "ATOLL_GATEWAY_INSIDE_PORT", "ATOLL_GATEWAY_HSTS_S")
+VALUES = dict.fromkeys(NUMBERS, "8080") | {"ATOLL_GATEWAY_UPSTREAM": "plain"}
 
 
 class Asked(dict[str, str]):

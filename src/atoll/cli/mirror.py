@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -26,24 +28,27 @@ _SAME, _DIFFERENT, _NOTHING = 0, 1, 2
 def command(here: Here, name: str | None, reset: bool, as_json: bool) -> int:
     """How a second service's answers differ from those that clients get, for the mirror NAME or all.
 
-    Ends with 0 when all were the same, 1 when some differed or could not be had, 2 when nothing was compared yet.
+    Ends with 0 when all were the same, 1 when some differed or could not be had, 2 when nothing was compared yet. In a
+    gateway's container it is that gateway's mirrors.
     """
-    names = _names(here, name)
+    inside = os.environ.get("ATOLL_MIRROR_DIR")
+    folder = Path(inside) if inside else here.layout.mirror
+    names = _chosen(name, _known_inside() if inside else _declared(here))
     if reset:
         for one in names:
-            (here.layout.mirror / f"{one}.json").unlink(missing_ok=True)
+            (folder / f"{one}.json").unlink(missing_ok=True)
         return _SAME
-    found = {one: _read(here, one) for one in names}
+    found = {one: _read(folder, one) for one in names}
     if as_json:
         click.echo(json.dumps({one: _plain(report) for one, report in found.items()}, indent=2, ensure_ascii=False))
     else:
         click.echo("\n\n".join(_text(one, report) for one, report in found.items()))
     verdicts = {_verdict(report) for report in found.values()}
-    return _DIFFERENT if _DIFFERENT in verdicts else max(verdicts)
+    return _DIFFERENT if _DIFFERENT in verdicts else max(verdicts, default=_NOTHING)
 
 
-def _names(here: Here, name: str | None) -> list[str]:
-    """Raises SystemMistake for a mirror that the manifest does not have."""
+def _declared(here: Here) -> list[str]:
+    """By the manifest. Raises SystemMistake when there are none."""
     names = [mirror.name for mirror in here.system.gateway.mirrors]
     if not names:
         raise SystemMistake(
@@ -51,15 +56,31 @@ def _names(here: Here, name: str | None) -> list[str]:
             where=str(here.folder / "atoll.toml"),
             hint="declare one: [gateway.mirrors.NAME]",
         )
+    return names
+
+
+def _known_inside() -> list[str]:
+    """What the controller beside has been told of. Raises SystemMistake when there is none."""
+    from atoll.gateway.known import Known
+
+    inputs = Path(os.environ.get("ATOLL_GATEWAY_DIR", ""), "inputs.json")
+    try:
+        return sorted(Known.parse(inputs.read_bytes()).system.mirrors)
+    except OSError as error:
+        raise SystemMistake(f"the gateway's record can't be read: {error.strerror}", where=str(inputs)) from None
+
+
+def _chosen(name: str | None, names: list[str]) -> list[str]:
+    """Raises SystemMistake for a mirror that there is not."""
     if name is not None and name not in names:
-        raise SystemMistake(f"there is no mirror {name!r}", hint=f"the mirrors of {here.system.name}: {', '.join(names)}")
+        raise SystemMistake(f"there is no mirror {name!r}", hint=f"mirrors here: {', '.join(names)}")
     return names if name is None else [name]
 
 
-def _read(here: Here, name: str) -> Report | None:
+def _read(folder: Path, name: str) -> Report | None:
     from atoll.gateway.mirror.report import Report
 
-    return Report.read(here.layout.mirror / f"{name}.json")
+    return Report.read(folder / f"{name}.json")
 
 
 def _plain(report: Report | None) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def compose(here: Here, environment: str, into: Path | None, address: str, **fla
     from atoll.deploy.bus import compose_hosts
     from atoll.deploy.certificates import BusCertificates
     from atoll.deploy.compose import Told, cells, render
-    from atoll.deploy.files import read_given, read_numbers
+    from atoll.deploy.files import read_numbers
     from atoll.deploy.secrets import BUS_CONFIGURATION, SETTLED_CONFIGURATION, Keeper, secret_files
     from atoll.provision.secrets import Secrets
 
@@ -80,7 +81,7 @@ def compose(here: Here, environment: str, into: Path | None, address: str, **fla
     secrets = folder / "secrets"
     kept, certificates = Secrets(secrets / _KEPT), BusCertificates(secrets)
     retired = _retired(secrets / BUS_CONFIGURATION, plan.contracts)
-    keeper = Keeper(kept.of, read_given(secrets / "given"), certificates.of, retired, bus=compose_hosts(plan))
+    keeper = Keeper(kept.of, _given(plan, secrets / "given"), certificates.of, retired, bus=compose_hosts(plan))
     settled = secret_files(replace(plan, former=()), keeper)[BUS_CONFIGURATION]
     _write(folder, texts, {**secret_files(plan, keeper), SETTLED_CONFIGURATION: settled}, (kept, certificates))
     return 0
@@ -101,21 +102,21 @@ def kubernetes(here: Here, environment: str, into: Path | None, **flags: bool) -
     """
     from atoll.deploy.bus import BusHosts
     from atoll.deploy.certificates import BusCertificates
-    from atoll.deploy.files import read_given
+    from atoll.deploy.entrance import CERTIFICATE, KEY
     from atoll.deploy.kubernetes import BUS_FILE, Told, host, render, secret_generators, three_servers
     from atoll.deploy.secrets import BUS_CONFIGURATION, OF_BUS, Keeper, bus_file, given_names, secret_files
     from atoll.provision.secrets import Secrets
 
     folder, only_shown = into or here.folder / "deploy" / "kubernetes", flags["only_shown"]
     plan = _with_former(planned(here, environment), folder, settled=flags["settled"])
-    kept, given = Secrets(folder / "secrets" / _KEPT), read_given(folder / "secrets" / "given")
+    kept, given = Secrets(folder / "secrets" / _KEPT), _given(plan, folder / "secrets" / "given")
     certificates = BusCertificates(folder / "secrets")
 
     def password(name: str) -> str:
         return kept.seed(name) if name.startswith(OF_BUS) else kept.of(name)
 
     # What would change can be seen without secrets, as in CI.
-    given = dict.fromkeys(given_names(plan), "") | given if only_shown else given
+    given = dict.fromkeys(given_names(plan) if only_shown else (CERTIFICATE, KEY), "") | given
     # The certificate is for the names of three, so that nothing but their number differs where there is one.
     keeper = Keeper(password, given, certificates.of, _retired(folder / BUS_FILE, plan.contracts), host, three_servers())
     secrets = secret_files(plan, keeper)
@@ -125,7 +126,8 @@ def kubernetes(here: Here, environment: str, into: Path | None, **flags: bool) -
         return _show(folder, texts if (folder / "secrets" / _KEPT).exists() else _without(texts, BUS_CONFIGURATION))
     if not flags["anyway"]:
         _check(folder, texts)
-    _write(folder, texts, {**secrets, "kustomization.yaml": secret_generators(plan)}, (kept, certificates))
+    generators = secret_generators(plan, certified=bool(given[CERTIFICATE]))
+    _write(folder, texts, {**_filled(secrets), "kustomization.yaml": generators}, (kept, certificates))
     return 0
 
 
@@ -135,6 +137,19 @@ def _with_former(plan: Plan, folder: Path, *, settled: bool) -> Plan:
     from atoll.deploy.provisioning import former
 
     return plan if settled else replace(plan, former=former(read_rendered(folder, ()), plan))
+
+
+def _filled(secrets: Mapping[str, str]) -> dict[str, str]:
+    """Without the certificate that somebody else brings, as cert-manager does."""
+    from atoll.deploy.entrance import TLS
+
+    return {name: text for name, text in secrets.items() if text or not name.startswith(f"{TLS}/")}
+
+
+def _given(plan: Plan, folder: Path) -> dict[str, str]:
+    from atoll.deploy.files import read_given, read_pair
+
+    return read_given(folder) | read_pair(plan.system, folder, datetime.now(UTC))
 
 
 def _without(texts: Mapping[str, str], name: str) -> dict[str, str]:

@@ -35,6 +35,8 @@ def command(here: Here, name: str) -> int:
 
 def _serve(name: str) -> int:
     """As a container is told. Its host name is its place: a container that restarts keeps it."""
+    if os.environ.get("ATOLL_COMMAND"):
+        return _commanded()
     import socket
 
     from atoll.registry.replica import canaries
@@ -46,6 +48,16 @@ def _serve(name: str) -> int:
     os.environ.setdefault("ATOLL_REPLICA", f"{group}-{socket.gethostname()}")
     sys.argv = ["atoll.service", "run", *(["--module", AUTH_MODULE] if name == AUTH else [])]
     return main()
+
+
+def _commanded() -> int:
+    """A program that knows nothing of atoll."""
+    import logging
+
+    from atoll.host.program import run
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    return run(os.environ)
 
 
 def _become(lent: dict[str, Any]) -> int:

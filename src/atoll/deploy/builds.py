@@ -71,10 +71,12 @@ class Builder:
     def _context(self, folder: Path, image: Image, target: wheels.Target, packages: list[str]) -> None:
         write_context(folder, context(image, self.plan, self.sources))
         store = self.folder / "wheels"
-        fetched = wheels.fetch(image.lock, target, store)
-        for one in (fetched, wheels.fetch(self.sources.locks["pip"], target, store)):
+        locks = [image.lock, *([image.beside.lock] if image.beside and image.beside.lock else [])]
+        fetched = [wheels.fetch(lock, target, store) for lock in locks]
+        for one in (*fetched, wheels.fetch(self.sources.locks["pip"], target, store)):
             link_wheels(one, folder / "wheels")
-        contents = Contents(wheels.digests(fetched), packages, self.epoch, self.sources.version)
+        held = {name: digest for one in fetched for name, digest in wheels.digests(one).items()}
+        contents = Contents(held, packages, self.epoch, self.sources.version)
         (folder / "sbom.json").write_bytes(document(image, contents))
 
     def _rewrite(self, tags: list[str]) -> None:

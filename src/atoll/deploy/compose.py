@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 from itertools import count, islice
 from typing import Any
 
-from atoll.deploy import yaml
+from atoll.deploy import entrance, observability, yaml
 from atoll.deploy.bus import compose_hosts, server_variables
 from atoll.deploy.environment import database_environment, environment, gateway_environment, provision_environment
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
@@ -27,6 +27,7 @@ __all__ = ["CELLS", "Told", "cells", "render"]
 CELLS = 8
 """Cells come in eights: gateway and bus are in all of them, so that a service is added without their being made anew."""
 _PREFIX = 27
+_PLATFORM, _EDGE = -1, -2
 _LOGS = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
 
 
@@ -67,6 +68,7 @@ def render(plan: Plan, told: Told) -> dict[str, str]:
         ".gitignore": "/secrets/\n",
         "cells.json": json.dumps(dict(sorted(told.cells.items())), indent=1) + "\n",
         **texts(plan),
+        **observability.files(plan.system.name),
     }
 
 
@@ -134,17 +136,28 @@ def _provision(plan: Plan, told: Told) -> dict[str, Any]:
 
 
 def _gateway(plan: Plan, told: Told) -> dict[str, Any]:
-    port = plan.system.gateway.port
+    """Metrics are at its address in `edge` alone, where no service is."""
+    metrics_at = str(_pool(plan)[_EDGE][-2])
+    certificate = [f"./secrets/{entrance.TLS}:{entrance.TLS_FOLDER}:ro"] if plan.system.gateway.tls else []
     return _container(
         told.images[GATEWAY],
         plan.system.gateway.memory_limit_mib or 1024,
         stop_grace_period="30s",
-        environment=gateway_environment(plan, GATEWAY),
-        ports=[f"{told.address}:{port}:{port}"],
-        volumes=[_secrets(GATEWAY), "gateway-data:/data"],
-        networks=[*_cell_names(told), "edge"],
+        environment=gateway_environment(plan, metrics_at, GATEWAY),
+        ports=[_published(told.address, port) for port in entrance.ports(plan.system)],
+        volumes=[_secrets(GATEWAY), *certificate, "gateway-data:/data"],
+        networks={**{cell: {} for cell in _cell_names(told)}, "edge": {"ipv4_address": metrics_at}},
         depends_on=_bus_is_there(plan),
     )
+
+
+def _published(address: str, port: entrance.Port) -> str:
+    return f"{address}:{port.number}:{port.number}" + ("/udp" if port.protocol == "UDP" else "")
+
+
+def _found_as(name: str) -> str:
+    """The gateway has one name here."""
+    return GATEWAY if name == entrance.INSIDE else name
 
 
 def _database(part: Part, told: Told) -> dict[str, Any]:
@@ -177,7 +190,7 @@ def _part(plan: Plan, part: Part, told: Told) -> dict[str, Any]:
         256,
         **scale,
         stop_grace_period="20s",
-        environment=environment(plan, part),
+        environment=environment(plan, part, _found_as),
         volumes=[_secrets(part.service), f"{part.name}-data:/data"],
         networks=networks,
         depends_on=after,
@@ -228,7 +241,7 @@ def _outside(simulator: str) -> str:
 
 def _networks(plan: Plan, told: Told) -> dict[str, Any]:
     """Cell n has the n-th three subnets: its own, its database's, its way out. Simulators have theirs from the end."""
-    pool = list(IPv4Network(plan.system.containers.network).subnets(new_prefix=_PREFIX))
+    pool = _pool(plan)
     names = _cell_names(told)
     simulators = [part.name for part in plan.parts if part.kind == "simulator"]
     if 3 * len(names) + len(simulators) + 2 > len(pool):
@@ -242,7 +255,11 @@ def _networks(plan: Plan, told: Told) -> dict[str, Any]:
     ways_out = [part for part in plan.members if part.spec.outbound]
     found |= {_outbound(part): _network(pool[3 * told.cells[part.name] + 2], internal=False) for part in ways_out}
     found |= {_outside(name): _network(pool[-3 - number]) for number, name in enumerate(simulators)}
-    return {**found, "platform": _network(pool[-1]), "edge": _network(pool[-2], internal=False)}
+    return {**found, "platform": _network(pool[_PLATFORM]), "edge": _network(pool[_EDGE], internal=False)}
+
+
+def _pool(plan: Plan) -> list[IPv4Network]:
+    return list(IPv4Network(plan.system.containers.network).subnets(new_prefix=_PREFIX))
 
 
 def _network(subnet: IPv4Network, *, internal: bool = True) -> dict[str, Any]:

@@ -6,13 +6,22 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from atoll.deploy import entrance
 from atoll.deploy.bus import BUS_PORT, BusHosts
-from atoll.deploy.images import APP_PORT, GATEWAY
+from atoll.deploy.images import APP, APP_PORT, GATEWAY
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import account_variables
 from atoll.system.auth import auth_kind, auth_options
+from atoll.system.manifest import System
 
-__all__ = ["database_environment", "environment", "gateway_environment", "provision_environment"]
+__all__ = [
+    "database_environment",
+    "environment",
+    "gateway_environment",
+    "key_set_files",
+    "key_set_path",
+    "provision_environment",
+]
 
 _BUS_CA = "/run/secrets/bus_ca"
 
@@ -27,18 +36,16 @@ def provision_environment(hosts: BusHosts) -> dict[str, str]:
     }
 
 
-def gateway_environment(plan: Plan, name: str = "", metrics_port: int | None = None) -> dict[str, str]:
-    """`name` tells it from others; "" leaves that to its host's name. Without `metrics_port` nobody may ask for metrics."""
+def gateway_environment(plan: Plan, metrics_at: str, name: str = "") -> dict[str, str]:
+    """`metrics_at` is the address at which metrics may be asked for, `name` tells it from others ("": its host's name)."""
     told = {
         "ATOLL_BUS_URL_FILE": "/run/secrets/bus_url",
         "ATOLL_BUS_CA": _BUS_CA,
         "ATOLL_GATEWAY_DIR": "/data",
-        "ATOLL_GATEWAY_HOST": "0.0.0.0",
-        "ATOLL_GATEWAY_PORT": str(plan.system.gateway.port),
         "ATOLL_GATEWAY_NAME": name,
         "ATOLL_GATEWAY_UPSTREAM": "plain",
-        "ATOLL_ENVOY_ADMIN": "127.0.0.1:9901",
-        "ATOLL_GATEWAY_METRICS": f"0.0.0.0:{metrics_port}" if metrics_port else "",
+        "ATOLL_GATEWAY_METRICS": f"{metrics_at}:{entrance.METRICS_PORT}",
+        **entrance.told(plan.system),
     }
     return {name: value for name, value in told.items() if value}
 
@@ -67,7 +74,7 @@ def environment(plan: Plan, part: Part, host: Callable[[str], str] = str) -> dic
         "ATOLL_AUDIENCE": system.name,
         "ATOLL_DATABASE_URL": f"sqlite:///data/{part.name}.sqlite" if part.database and part.database.kind == "sqlite" else "",
         "ATOLL_DATABASE_URL_FILE": "/run/secrets/database_url" if part.database and part.database.kind != "sqlite" else "",
-        "ATOLL_GATEWAY_URL": f"http://{GATEWAY}:{system.gateway.port}" if part.kind == "client" else "",
+        "ATOLL_GATEWAY_URL": _gateway_url(plan, host) if part.kind == "client" else "",
         "ATOLL_CANARY": "1" if part.tries else "",
         "ATOLL_SETTINGS": json.dumps(_values(part, host), sort_keys=True) if part.values else "",
         "OTEL_EXPORTER_OTLP_ENDPOINT": system.telemetry.otlp_endpoint,
@@ -75,6 +82,11 @@ def environment(plan: Plan, part: Part, host: Callable[[str], str] = str) -> dic
         **(_auth_environment(plan) if part.kind == "auth" else {}),
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _gateway_url(plan: Plan, host: Callable[[str], str]) -> str:
+    name = entrance.INSIDE if entrance.inside_port(plan.system) else GATEWAY
+    return f"http://{host(name)}:{entrance.client_port(plan.system)}"
 
 
 def _values(part: Part, host: Callable[[str], str]) -> dict[str, Any]:
@@ -86,12 +98,30 @@ def _values(part: Part, host: Callable[[str], str]) -> dict[str, Any]:
     return found
 
 
+def key_set_files(system: System) -> dict[str, str]:
+    """Where the keys of other issuers lie that are files beside the manifest, by provider."""
+    providers = system.auth.options.get("providers", {})
+    return {name: one["jwks_file"] for name, one in providers.items() if "jwks_file" in one}
+
+
+def key_set_path(provider: str) -> str:
+    """The same in auth's image, below its folder for files."""
+    return f"providers/{provider}.json"
+
+
+def _provider(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    return {**one, "jwks_file": f"{APP}/{key_set_path(name)}"} if "jwks_file" in one else dict(one)
+
+
 def _auth_environment(plan: Plan) -> dict[str, str]:
     """Passwords of the manifest are left out: everybody can read them there."""
     options = dict(auth_options(plan.system))
     for kind in ("users", "clients"):
         if isinstance(accounts := options.get(kind), Mapping):
             options[kind] = {name: {"scopes": list(one.get("scopes", ()))} for name, one in accounts.items()}
+    if providers := options.get("providers"):
+        assert isinstance(providers, Mapping)
+        options["providers"] = {name: _provider(name, one) for name, one in providers.items()}
     variables = ("AUTH_OPERATOR_SECRET", *account_variables(plan))
     return {
         "ATOLL_AUTH": json.dumps(options, sort_keys=True),

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
+from atoll.deploy.entrance import CERTIFICATE, KEY
+from atoll.deploy.environment import key_set_files, key_set_path
 from atoll.deploy.images import Sources
 from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
 from atoll.provision.job import CONTRACT_FOLDERS
 from atoll.system.files import service_files
+from atoll.system.manifest import System
 
 __all__ = [
     "link_wheels",
     "read_digests",
     "read_given",
     "read_numbers",
+    "read_pair",
     "read_rendered",
     "remove_contracts",
     "sources",
@@ -33,21 +38,25 @@ __all__ = [
 _ATOLL = Path(__file__).resolve().parent.parent
 # What nobody needs in a container.
 _LEFT_OUT = ("deploy/", "testing/")
+_CACHES = ("__pycache__", "venv", "tests")
 _RENDERED = b"# Rendered by atoll;"
 _LOCKS = Path(__file__).resolve().parent / "locks"
 
 
 def sources(plan: Plan) -> Sources:
     """All that images are made of, but wheels. Raises SystemMistake."""
-    own = {part.name: _own(plan, part) for part in plan.parts if part.kind != "auth"}
-    atoll = {path: content for path, content in _contents(_ATOLL).items() if not path.startswith(_LEFT_OUT)}
+    own = {part.name: _own(plan, part) for part in plan.parts}
+    found = {path.relative_to(_ATOLL).as_posix(): path.read_bytes() for path in service_files(_ATOLL)}
+    atoll = {path: content for path, content in found.items() if not path.startswith(_LEFT_OUT)}
     locks = {path.stem: path.read_text("utf-8") for path in sorted(_LOCKS.glob("*.txt"))}
     return Sources(atoll, version("atoll"), locks, own)
 
 
 def _own(plan: Plan, part: Part) -> dict[str, bytes]:
+    if part.kind == "auth":
+        return _key_sets(plan)
     if part.kind != "simulator":
-        return _contents(part.spec.folder)
+        return _of_service(part)
     package = part.spec.command[2].partition(".")[0]
     folders = [folder for folder in (part.spec.folder, plan.system.folder) if (folder / package).is_dir()]
     if not folders:
@@ -57,8 +66,29 @@ def _own(plan: Plan, part: Part) -> dict[str, bytes]:
     return {**{f"{package}/{path}": content for path, content in files.items()}, **lock}
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in service_files(folder)}
+def _of_service(part: Part) -> dict[str, bytes]:
+    """What is built of a page (`dist`, `build`) is part of it. Of a `command`, its Node packages are too."""
+    if part.foreign and not part.spec.folder.is_dir():
+        hint = "its image is made of that folder, in which its command is started"
+        raise SystemMistake(f"{part.name} has no folder {part.spec.folder}", where=part.spec.where, hint=hint)
+    return _contents(part.spec.folder, () if part.foreign else ("node_modules",))
+
+
+def _key_sets(plan: Plan) -> dict[str, bytes]:
+    """Those of other issuers that are files."""
+    found = {}
+    for name, path in key_set_files(plan.system).items():
+        try:
+            found[key_set_path(name)] = Path(path).read_bytes()
+        except OSError as error:
+            where = str(plan.system.folder / "atoll.toml")
+            raise SystemMistake(f"the keys of the provider {name} can't be read: {error}", where=where) from None
+    return found
+
+
+def _contents(folder: Path, ignored: Collection[str] = ()) -> dict[str, bytes]:
+    found = service_files(folder, {*_CACHES, *ignored})
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def write_context(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -99,6 +129,22 @@ def write(folder: Path, files: Mapping[str, str]) -> list[str]:
 def read_given(folder: Path) -> dict[str, str]:
     """Secrets that an operator wrote, by file name."""
     return {path.name: path.read_text("utf-8").removesuffix("\n") for path in sorted(folder.glob("*")) if path.is_file()}
+
+
+def read_pair(system: System, given: Path, now: datetime) -> dict[str, str]:
+    """The gateway's certificate and key: those among the secrets that an operator wrote, else those that the manifest names.
+
+    Nothing where neither is there, or without TLS. Raises SystemMistake: what is wrong with them.
+    """
+    if (tls := system.gateway.tls) is None:
+        return {}
+    for certificate, key in ((given / CERTIFICATE, given / KEY), (tls.certificate, tls.key)):
+        if certificate and key and (certificate.exists() or key.exists()):
+            from atoll.certificates.pair import Pair
+
+            pair = Pair.read(certificate, key, now, tls.where)
+            return {CERTIFICATE: pair.chain.decode(), KEY: pair.key.decode()}
+    return {}
 
 
 def read_rendered(folder: Path, names: Iterable[str]) -> dict[str, str]:

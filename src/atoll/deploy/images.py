@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,14 +15,15 @@ from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
 from atoll.system.plan import AUTH
 
-__all__ = ["APP_PORT", "BUS", "GATEWAY", "PROVISION", "USER", "Image", "Sources", "context", "images", "reference"]
+__all__ = ["APP", "APP_PORT", "BUS", "GATEWAY", "PROVISION", "USER", "Image", "Sources", "context", "images", "reference"]
 
 USER = 10001
 APP_PORT = 8000
 GATEWAY, BUS, PROVISION = "gateway", "nats", "provision"
-PACKAGES, ATOLL, APP = "/opt/packages", "/opt/atoll", "/opt/app"
+PACKAGES, ATOLL, APP, PROGRAM = "/opt/packages", "/opt/atoll", "/opt/app", "/opt/program"
 _PROGRAM = ("python3", "-m", "atoll")
 _HEALTH = (*_PROGRAM, "wait", "health", "--timeout", "0")
+_CONNECTS = (*_PROGRAM, "wait", f"tcp://127.0.0.1:{APP_PORT}", "--timeout", "0")
 _DIGITS = 12
 _COMPILE = "python3 -m compileall -q --invalidation-mode unchecked-hash"
 
@@ -37,10 +39,18 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """The words of a `command`, and its own locked requirements, apart from atoll's: they may contradict each other."""
+
+    words: tuple[str, ...]
+    lock: str
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image. `lock` are its hash-locked requirements, `files` what lies in its folder, `program` what it runs.
 
-    `engine` names a binary among the packages.
+    `engine` names a binary among the packages. `beside` is a program that knows nothing of atoll.
     """
 
     name: str
@@ -51,6 +61,7 @@ class Image:
     files: Mapping[str, bytes] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
+    beside: Beside | None = None
 
 
 def images(plan: Plan, sources: Sources) -> dict[str, Image]:
@@ -81,6 +92,7 @@ def context(image: Image, plan: Plan, sources: Sources) -> dict[str, bytes]:
         "pip.txt": sources.locks["pip"].encode(),
         **{f"atoll/atoll/{path}": content for path, content in sources.atoll.items()},
         f"atoll/atoll-{sources.version}.dist-info/METADATA": _metadata(sources.version).encode(),
+        **({"program.txt": image.beside.lock.encode()} if image.beside else {}),
         "app/.keep": b"",
         **{f"app/{path}": content for path, content in image.files.items()},
     }
@@ -95,6 +107,8 @@ def _of_part(part: Part, sources: Sources) -> Image:
         return _auth(part, sources)
     files = dict(sources.own[part.name])
     lock = files.pop("requirements.txt", b"").decode()
+    if part.foreign and part.kind != "simulator":
+        return _commanded(part, files, Beside(_words(part), lock), sources)
     if not lock:
         raise SystemMistake(
             f"{part.name} has no requirements.txt: an image is made from locked requirements only",
@@ -112,11 +126,35 @@ def _service(part: Part, files: Mapping[str, bytes], lock: str) -> Image:
     return Image(name, version, lock, (*_PROGRAM, "run", name), _HEALTH, files, environment)
 
 
+def _commanded(part: Part, files: Mapping[str, bytes], beside: Beside, sources: Sources) -> Image:
+    """The program, and atoll beside it with what it needs to announce it."""
+    assert part.contract is not None
+    version = str((part.contract.document.get("openapi") or {}).get("info", {}).get("version") or "0")
+    environment = {
+        **_told(part.name),
+        "ATOLL_CONTRACT_DIGEST": part.contract.digest,
+        "ATOLL_COMMAND": json.dumps(beside.words),
+        "ATOLL_COMMAND_PACKAGES": PROGRAM,
+        # What it is told of packages is its own, and nothing of atoll's.
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": f"{PACKAGES}:{ATOLL}",
+    }
+    lock = sources.locks[PROVISION]
+    return Image(part.name, version, lock, (*_PROGRAM, "run", part.name), _CONNECTS, files, environment, beside=beside)
+
+
+def _words(part: Part) -> tuple[str, ...]:
+    """Of its command, as its container has them."""
+    words = [word.replace("{host}", "0.0.0.0").replace("{port}", str(APP_PORT)) for word in part.spec.command]
+    return ("python3" if words[0] == "python" else words[0], *words[1:])
+
+
 def _auth(part: Part, sources: Sources) -> Image:
     assert part.contract is not None
     told = {"ATOLL_FOLDER": f"{ATOLL}/atoll/{AUTH}", "ATOLL_CONTRACT_DIGEST": part.contract.digest}
     environment = {**_told(AUTH), **told}
-    return Image(AUTH, sources.version, sources.locks[AUTH], (*_PROGRAM, "run", AUTH), _HEALTH, {}, environment)
+    files = sources.own.get(AUTH, {})
+    return Image(AUTH, sources.version, sources.locks[AUTH], (*_PROGRAM, "run", AUTH), _HEALTH, files, environment)
 
 
 def _told(name: str) -> dict[str, str]:
@@ -124,9 +162,7 @@ def _told(name: str) -> dict[str, str]:
 
 
 def _simulator(part: Part, files: Mapping[str, bytes], lock: str) -> Image:
-    words = [word.replace("{host}", "0.0.0.0").replace("{port}", str(APP_PORT)) for word in part.spec.command]
-    health = (*_PROGRAM, "wait", f"tcp://127.0.0.1:{APP_PORT}", "--timeout", "0")
-    return Image(part.name, "0", lock, ("python3", *words[1:]), health, files, {"ATOLL_DATA_DIR": "/data"})
+    return Image(part.name, "0", lock, _words(part), _CONNECTS, files, {"ATOLL_DATA_DIR": "/data"})
 
 
 def _platform(name: str, sources: Sources) -> Image:
@@ -165,11 +201,16 @@ def _often(image: Image) -> str:
     return f"--interval={interval_s}s --timeout=5s --start-period=60s --retries=3"
 
 
+def _literal(value: str) -> str:
+    """In a Dockerfile, where `$` begins a variable."""
+    return json.dumps(value, ensure_ascii=False).replace("$", "\\$")
+
+
 def _dockerfile(image: Image, plan: Plan) -> str:
     made = _tried(image)
     health = f"HEALTHCHECK {_often(image)} CMD {json.dumps(image.health)}\n" if image.health else ""
     told = {**_ENVIRONMENT, **image.environment}
-    variables = " \\\n    ".join(f"{name}={json.dumps(value)}" for name, value in told.items())
+    variables = " \\\n    ".join(f"{name}={_literal(value)}" for name, value in told.items())
     return f"""\
 # Rendered by atoll. Wheels come from the context: no network, no compiler, no package index.
 ARG BASE={plan.system.containers.base}
@@ -179,22 +220,21 @@ ENV PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
 COPY wheels /wheels
 COPY requirements.txt /wheels/requirements.txt
 # A package may hold files of another Python, which do not compile; ours and the service's must.
-RUN python3 "$(echo /wheels/pip-*.whl)/pip" install --quiet --no-index --find-links /wheels --require-hashes --no-deps \\
-      --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore \\
+RUN {_INSTALL} \\
       --target {PACKAGES} -r /wheels/requirements.txt \\
  && {made}{{ {_COMPILE} {PACKAGES} >/dev/null || true; }}
 COPY atoll {ATOLL}
 RUN {_COMPILE} {ATOLL}
 COPY app {APP}
 RUN {_COMPILE} {APP}
-
+{_program(image)}
 FROM ${{BASE}}
 RUN echo 'atoll:x:{USER}:{USER}::/tmp:/bin/false' >> /etc/passwd && echo 'atoll:x:{USER}:' >> /etc/group \\
  && install -d -m 700 -o {USER} -g {USER} /data
 COPY --from=packages {PACKAGES} {PACKAGES}
 COPY --from=packages {ATOLL} {ATOLL}
 COPY --from=packages {APP} {APP}
-COPY sbom.json /opt/sbom.json
+{f"COPY --from=packages {PROGRAM} {PROGRAM}{_NEWLINE}" if image.beside else ""}COPY sbom.json /opt/sbom.json
 ENV {variables}
 LABEL org.opencontainers.image.title="{image.name}" org.opencontainers.image.version="{image.version}" \\
       org.opencontainers.image.vendor="{plan.system.name}" org.opencontainers.image.base.name="{plan.system.containers.base}" \\
@@ -203,6 +243,27 @@ USER {USER}:{USER}
 WORKDIR {APP}
 STOPSIGNAL SIGTERM
 {health}CMD {json.dumps(image.program)}
+"""
+
+
+_INSTALL = """\
+python3 "$(echo /wheels/pip-*.whl)/pip" install --quiet --no-index --find-links /wheels --require-hashes --no-deps \\
+      --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore"""
+_NEWLINE = "\n"
+
+
+def _program(image: Image) -> str:
+    """Its packages, and whether what it is started with is there at all."""
+    if image.beside is None:
+        return ""
+    first = shlex.quote(image.beside.words[0])
+    install = f"RUN {_INSTALL} \\\n      --target {PROGRAM} -r /wheels/program.txt\n" if image.beside.lock else ""
+    return f"""\
+COPY program.txt /wheels/program.txt
+{install}RUN mkdir -p {PROGRAM}/bin
+WORKDIR {APP}
+RUN PATH={PROGRAM}/bin:$PATH command -v {first} >/dev/null \\
+ || {{ echo 'the command of {image.name} begins with what its image does not have:' {first} >&2; exit 1; }}
 """
 
 

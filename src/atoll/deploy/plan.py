@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from atoll.deploy import entrance
 from atoll.errors import SystemMistake
 from atoll.registry.replica import canaries
 from atoll.system.auth import auth_service
@@ -15,6 +17,7 @@ from atoll.system.plan import AUTH, BusPlan
 
 __all__ = ["SERVERS", "Database", "Part", "Plan", "plan"]
 
+_OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 Kind = Literal["service", "client", "auth", "simulator"]
 SERVERS = ("postgresql", "mongodb")
 """Kinds of databases that are servers; SQLite is a file in its service's own volume."""
@@ -56,6 +59,11 @@ class Part:
     def service(self) -> str:
         """What it is called in the system."""
         return self.tries or self.name
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is a program that knows nothing of atoll: a `command`, or a simulator."""
+        return bool(self.spec.command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,7 @@ def plan(system: System, contracts: Mapping[str, Contract], tried: Mapping[str, 
     Raises SystemMistake for what can't be rendered yet.
     """
     _check(system)
+    entrance.check(system)
     specs = (auth_service(system), *system.services)
     members = [_member(system, spec, contracts) for spec in specs if spec.kind != "simulator"]
     called = {name for part in members for name in part.outside}
@@ -119,22 +128,16 @@ def plan(system: System, contracts: Mapping[str, Contract], tried: Mapping[str, 
 
 def _check(system: System) -> None:
     where = str(system.folder / "atoll.toml")
-    for spec in system.services:
-        if spec.command and spec.kind != "simulator":
-            raise SystemMistake(
-                f"{spec.name} is started by a `command`, and containers of such a service are not rendered yet",
-                where=spec.where,
-                hint="mount it as an ASGI or WSGI application: Service(…, app=…)",
-            )
-    if system.gateway.tls is not None:
-        hint = "leave [gateway.tls] out of this environment and let what stands before the gateway speak TLS"
-        raise SystemMistake("[gateway.tls] is not rendered for containers yet", where=where, hint=hint)
-    if system.gateway.mirrors:
-        raise SystemMistake("[gateway.mirrors] is not rendered for containers yet", where=where, hint="leave them out")
+    endpoint = system.telemetry.otlp_endpoint
+    if urlsplit(endpoint).hostname in _OWN_NAMES:
+        hint = "name the collector as containers find it, [environments.NAME.telemetry] otlp_endpoint"
+        raise SystemMistake(f"in a container, {endpoint} is that container itself", where=where, hint=hint)
 
 
 def _member(system: System, spec: ServiceSpec, contracts: Mapping[str, Contract]) -> Part:
     contract = contracts[spec.name]
+    if spec.name == AUTH:
+        spec = replace(spec, outbound=_fetches(system))
     outside = tuple(sorted({name for value in spec.settings.values() for name in _simulators_in(system, value)}))
     return Part(
         name=spec.name,
@@ -155,6 +158,11 @@ def _canary(stable: Part, contract: Contract) -> Part:
     tried = replace(spec, folder=spec.canary.folder, replicas=spec.canary.replicas, canary=None)
     name = canaries(stable.name)
     return replace(stable, name=name, spec=tried, contract=contract, replicas=spec.canary.replicas, tries=stable.name)
+
+
+def _fetches(system: System) -> bool:
+    """Whether auth fetches the keys of another issuer."""
+    return any("jwks_file" not in one for one in system.auth.options.get("providers", {}).values())
 
 
 def _database(system: System, spec: ServiceSpec, contract: Contract) -> Database | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from atoll.deploy.bus import BusHosts, bus_configuration
+from atoll.deploy.entrance import CERTIFICATE, KEY, TLS
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.plan import Part, Plan
 from atoll.errors import SystemMistake
@@ -56,13 +57,13 @@ def given_names(plan: Plan) -> dict[str, str]:
         found |= dict.fromkeys((part.secrets or {}).values(), part.name)
         if part.database and part.database.external:
             found[part.database.external.name] = part.name
-    return found
+    return found | (dict.fromkeys((CERTIFICATE, KEY), GATEWAY) if plan.system.gateway.tls else {})
 
 
 def secret_files(plan: Plan, keeper: Keeper) -> dict[str, str]:
     """`<container>/<file>` and its text. Raises SystemMistake that names what an operator has to give first."""
-    if missing := [name for name in given_names(plan) if name not in keeper.given]:
-        whose = given_names(plan)
+    whose = given_names(plan)
+    if missing := [name for name in whose if name not in keeper.given]:
         lines = ", ".join(f"{name} (of {whose[name]})" for name in missing)
         raise SystemMistake(
             f"these secrets are missing: {lines}", hint="write each one into a file of that name in secrets/given/"
@@ -83,7 +84,8 @@ def secret_files(plan: Plan, keeper: Keeper) -> dict[str, str]:
         found[f"{part.name}/bus_url"] = entrance.url(part.name, bus[part.name])
         found |= {f"{part.name}/{key}": keeper.given[name] for key, name in (part.secrets or {}).items()}
         found |= _database(part, keeper)
-    return found
+    pair = (CERTIFICATE, KEY) if plan.system.gateway.tls else ()
+    return found | {f"{TLS}/{file}": keeper.given[file] for file in pair}
 
 
 def bus_file(plan: Plan, keeper: Keeper, hosts: BusHosts) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.errors import SystemMistake
@@ -30,8 +30,9 @@ class Environment:
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Environment:
         """From ATOLL_BUS_URL, ATOLL_GATEWAY_DIR, ATOLL_GATEWAY_PORT, ATOLL_ENVOY_ADMIN (host:port) and, optionally,
-        ATOLL_BUS_CA, ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port), ATOLL_MIRROR_ADDRESS (host:port
-        of the process that compares answers) and what docs/reference/environment.md says of TLS.
+        ATOLL_BUS_CA, ATOLL_GATEWAY_HOST (127.0.0.1), ATOLL_GATEWAY_NAME (host name and port), ATOLL_GATEWAY_INSIDE_PORT,
+        ATOLL_MIRROR_ADDRESS (host:port of the process that compares answers) and what docs/reference/environment.md says of
+        TLS.
 
         Raises SystemMistake that names what is missing or wrong.
         """
@@ -55,9 +56,10 @@ class Environment:
 
 def _listener(env: Mapping[str, str]) -> Listener:
     host, port = env.get("ATOLL_GATEWAY_HOST", "127.0.0.1"), int(env["ATOLL_GATEWAY_PORT"])
-    comparer = env.get("ATOLL_MIRROR_ADDRESS")
+    comparer, inside = env.get("ATOLL_MIRROR_ADDRESS"), env.get("ATOLL_GATEWAY_INSIDE_PORT")
     at = Endpoint.parse(comparer) if comparer else None
-    return Listener(host, port, tls=_tls(env), upstream=_upstream(env), comparer=at)
+    made = Listener(host, port, tls=_tls(env), upstream=_upstream(env), comparer=at)
+    return replace(made, inside_port=int(inside)) if inside else made
 
 
 def _upstream(env: Mapping[str, str]) -> Upstream:

@@ -283,7 +283,7 @@ class Listener:
 
         `body_limit_bytes` is what a request may carry that is for no operation, or for a mounted application. `tls` None is
     plain HTTP. `comparer` is the process beside the gateway that compares what mirrors answer. Without `proxies`, the client
-    is whoever connects.
+    is whoever connects. At `inside_port` clients of the gateway's own network arrive, over plain HTTP and by no proxy.
     """
 
     host: str
@@ -294,6 +294,7 @@ class Listener:
     max_header_size_kib: int = 16
     comparer: Endpoint | None = None
     proxies: Proxies = Proxies()
+    inside_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,10 @@ def accept(system: System, contract: Contract) -> Path:
     return path
 
 
-def service_files(folder: Path) -> Iterator[Path]:
-    """The files a service is made of: its folder without tests, environments, caches and everything hidden."""
+def service_files(folder: Path, ignored: Collection[str] = _IGNORED) -> Iterator[Path]:
+    """The files a service is made of: its folder without tests, environments, caches (folders `ignored`) and what is hidden."""
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _IGNORED)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in ignored)
         for name in sorted(names):
             if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")):
                 yield Path(root, name)

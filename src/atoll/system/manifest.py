@@ -142,11 +142,17 @@ class GatewaySpec:
         """A year, unless the manifest says otherwise. Nothing for this machine's own names: browsers remember them for every
         port, so one promise would break every other program that is developed there.
         """
+        here_only = self.tls is not None and self.tls.local and self.tls.hsts_s is None
+        return 0 if here_only else self.deployed_hsts_s
+
+    @property
+    def deployed_hsts_s(self) -> int:
+        """The same where somebody brings the certificate, whether the manifest names its files or not."""
         if self.tls is None:
             return 0
         if self.tls.hsts_s is not None:
             return self.tls.hsts_s
-        return 0 if self.tls.local or urlsplit(self.url).hostname in _OWN_NAMES else _YEAR_S
+        return 0 if urlsplit(self.url).hostname in _OWN_NAMES else _YEAR_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ _MIB = 256
 
 
 def migrates(one: Part) -> bool:
-    """Whether a Job does it."""
-    return one.database is not None and one.database.kind in SERVERS
+    """Whether a Job does it. A `command` has migrations of its own, which nobody here knows."""
+    return one.database is not None and one.database.kind in SERVERS and not one.foreign
 
 
 def migrating(name: str) -> str:

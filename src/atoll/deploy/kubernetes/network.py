@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from atoll.deploy import entrance
 from atoll.deploy.bus import BUS_PORT, ROUTE_PORT
+from atoll.deploy.entrance import METRICS_PORT
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.migrations import migrating
 from atoll.deploy.kubernetes.objects import Object, host, labels, named, selector
-from atoll.deploy.kubernetes.workloads import METRICS_PORT
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
@@ -63,10 +64,14 @@ def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
 
 
 def _gateway(plan: Plan) -> Object:
-    """From everywhere at its one port; to those who answer requests, and to the bus."""
+    """From everywhere at its public ports, from clients of the system inside; to those who answer requests, and to the bus."""
     reached = [one.name for one in plan.parts if _answers(plan, one)]
     egress = [_to(plan, reached, APP_PORT), _to(plan, [BUS], BUS_PORT), *_traces(plan)]
-    ingress = [{"ports": _ports(plan.system.gateway.port)}, {"from": [_MONITORING], "ports": _ports(METRICS_PORT)}]
+    public = [{"protocol": port.protocol, "port": port.number} for port in entrance.ports(plan.system)]
+    ingress = [{"ports": public}, {"from": [_MONITORING], "ports": _ports(METRICS_PORT)}]
+    clients = [one.name for one in plan.members if one.kind == "client"]
+    if clients and (inside := entrance.inside_port(plan.system)):
+        ingress.append(_from(plan, clients, inside))
     return _policy(plan, GATEWAY, selector(plan, GATEWAY), ingress=ingress, egress=egress)
 
 
@@ -95,7 +100,7 @@ def _part(plan: Plan, one: Part) -> Object:
         ingress.insert(0, _from(plan, [GATEWAY], APP_PORT))
     egress = [_to(plan, [BUS], BUS_PORT), *_traces(plan)]
     if one.kind == "client":
-        egress.append(_to(plan, [GATEWAY], plan.system.gateway.port))
+        egress.append(_to(plan, [GATEWAY], entrance.client_port(plan.system)))
     if one.outside:
         egress.append(_to(plan, one.outside, APP_PORT))
     if one.spec.outbound:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atoll.deploy import observability
+from atoll.deploy.entrance import TLS
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.bus import component
 from atoll.deploy.kubernetes.external import external_secrets
@@ -75,9 +76,17 @@ def _bus_generator() -> dict[str, object]:
     return {"name": BUS, "files": [BUS_CONFIGURATION], "options": {"disableNameSuffixHash": True}}
 
 
-def secret_generators(plan: Plan) -> str:
-    """The kustomization beside secrets that are files, for `overlays/dev`. Names stay: who changes one starts pods anew."""
-    generated = [{"name": host(name), "files": [f"{name}/{file}" for file in files]} for name, files in _secrets(plan).items()]
+def secret_generators(plan: Plan, *, certified: bool = True) -> str:
+    """The kustomization beside secrets that are files, for `overlays/dev`. Names stay: who changes one starts pods anew.
+
+    Not `certified`: the gateway's certificate is no file, because somebody else brings it.
+    """
+    found = {name: files for name, files in _secrets(plan).items() if certified or name != TLS}
+    kinds = {TLS: {"type": "kubernetes.io/tls"}}
+    generated = [
+        {"name": host(name), **kinds.get(name, {}), "files": [f"{name}/{file}" for file in files]}
+        for name, files in found.items()
+    ]
     options = {"disableNameSuffixHash": True}
     return kustomization(namespace=plan.system.name, generatorOptions=options, secretGenerator=generated)
 
@@ -114,6 +123,12 @@ def _nobody(plan: Plan) -> Keeper:
     return Keeper(str, dict.fromkeys(given_names(plan), ""), lambda _names: files)
 
 
+_CERTIFIED = """
+`gateway-tls` is of the type `kubernetes.io/tls`, as cert-manager makes it and renews it: the gateway takes over what changes in
+it. `overlays/dev` has it only where a certificate was there to render.
+"""
+
+
 def _wanted(plan: Plan) -> str:
     listed = {host(name): ", ".join(f"`{file}`" for file in files) for name, files in _secrets(plan).items()}
     rows = "".join(f"| `{name}` | {files} |\n" for name, files in listed.items())
@@ -124,7 +139,7 @@ Rendered by atoll. No manifest holds a secret: each pod mounts the Secret of its
 makes them of the files in `secrets/`; elsewhere put the same files where your cluster's secrets come from. Passwords of the
 bus are seeds of nkeys, whose public halves are in `base/nats/nats.conf`. Secrets of a `…-database` are for `overlays/dev`; of
 those, `overlays/operators` needs the `database_password` of a MongoDB, and makes every `database_url` itself.
-
+{_CERTIFIED if TLS in listed else ""}
 | Secret | keys |
 | --- | --- |
 {rows}"""

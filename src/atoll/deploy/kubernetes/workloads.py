@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from atoll.deploy import entrance
 from atoll.deploy.bus import BUS_PORT
+from atoll.deploy.entrance import METRICS_PORT
 from atoll.deploy.environment import database_environment, environment, gateway_environment
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY
 from atoll.deploy.kubernetes.migrations import job, migrates, waiting
@@ -14,7 +16,7 @@ from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 
-__all__ = ["METRICS_PORT", "bus", "database", "embedded", "gateway", "part"]
+__all__ = ["bus", "database", "embedded", "gateway", "part"]
 
 _GATEWAY_REPLICAS = 2
 # Of the one core that a process may have, whatever it requests.
@@ -22,7 +24,6 @@ _BUSY_CPU = "700m"
 _MOST_TIMES = 3
 _DATA = {"name": "data"}
 _SCRATCH = {"name": "data", "emptyDir": {}}
-METRICS_PORT = 9902
 # A Service's list of pods reaches every node some seconds after a pod has begun to go; so long it takes what still comes.
 _LEAVING_S = 5
 
@@ -70,7 +71,7 @@ def _pod(plan: Plan, one: Part, image: str, told: list[Object]) -> Pod:
     more: dict[str, Any] = {
         "ports": [{"name": "http", "containerPort": APP_PORT}],
         "envFrom": told,
-        **(_simulator_probes() if one.kind == "simulator" else _probes()),
+        **(_foreign_probes() if one.foreign else _probes()),
     }
     claimed = {"name": "data", "persistentVolumeClaim": {"claimName": f"{name}-data"}}
     volumes = {"/data": claimed if _lasting(one) else _SCRATCH}
@@ -93,7 +94,7 @@ def _asked(path: str, **often: int) -> Object:
     return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 2, **often}
 
 
-def _simulator_probes() -> dict[str, Any]:
+def _foreign_probes() -> dict[str, Any]:
     connects = {"tcpSocket": {"port": "http"}}
     return {
         "startupProbe": {**connects, "periodSeconds": 1, "failureThreshold": 60},
@@ -107,7 +108,7 @@ def _deployment(plan: Plan, one: Part, pod: Pod) -> Object:
     # Who scales says how many there are; a number here would undo it at each apply.
     strategy: dict[str, Any] = {"replicas": 1, "strategy": {"type": "Recreate"}} if _lasting(one) else {"strategy": _ROLLING}
     strategy |= {"replicas": one.replicas} if one.tries else {}
-    template = pod.template(marked, _scraped(APP_PORT, "/health/metrics") if one.kind != "simulator" else None)
+    template = pod.template(marked, _scraped(APP_PORT, "/health/metrics") if not one.foreign else None)
     spec = {**strategy, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, one.name)}
     return named("apps/v1 Deployment", host(one.name), marked, spec={**spec, "template": template})
 
@@ -160,22 +161,53 @@ def _service(plan: Plan, name: str, marked: Mapping[str, str], ports: Mapping[st
     return named("v1 Service", host(name), marked, spec={**more, "selector": selector(plan, name), "ports": listed})
 
 
+def _ways_in(plan: Plan, marked: Mapping[str, str]) -> list[Object]:
+    """For clients outside, which may become a load balancer; with TLS another for clients of the system, which never may."""
+    listed = [
+        {"name": port.name, "port": port.number, "targetPort": port.name, **_protocol(port)}
+        for port in entrance.ports(plan.system)
+    ]
+    found = [named("v1 Service", GATEWAY, marked, spec={"selector": selector(plan, GATEWAY), "ports": listed})]
+    if inside := entrance.inside_port(plan.system):
+        ports = [{"name": "inside", "port": inside, "targetPort": "inside"}]
+        found.append(named("v1 Service", entrance.INSIDE, marked, spec={"selector": selector(plan, GATEWAY), "ports": ports}))
+    return found
+
+
+def _protocol(port: entrance.Port) -> Object:
+    """TCP is what Kubernetes takes for granted."""
+    return {} if port.protocol == "TCP" else {"protocol": port.protocol}
+
+
+def _gateway_ports(plan: Plan) -> list[Object]:
+    found = [{"name": port.name, "containerPort": port.number, **_protocol(port)} for port in entrance.ports(plan.system)]
+    inside = entrance.inside_port(plan.system)
+    found += [{"name": "inside", "containerPort": inside}] if inside else []
+    return [*found, {"name": "metrics", "containerPort": METRICS_PORT}]
+
+
+def _gateway_volumes(plan: Plan) -> dict[str, Object]:
+    """A Secret that changes is another one in the volume a minute or so later, and the gateway looks there all the time."""
+    certificate = {"name": "tls", "secret": {"secretName": entrance.TLS, "defaultMode": 0o440}}
+    return {"/data": _SCRATCH, **({entrance.TLS_FOLDER: certificate} if plan.system.gateway.tls else {})}
+
+
 def gateway(plan: Plan, image: str) -> list[Object]:
     """Two at least: it is the one way in. It finds replicas by the registry, at their pods' addresses."""
-    marked, port = labels(plan, GATEWAY, "gateway"), plan.system.gateway.port
-    values = config(GATEWAY, marked, gateway_environment(plan, metrics_port=METRICS_PORT))
+    marked, (first, *_) = labels(plan, GATEWAY, "gateway"), entrance.ports(plan.system)
+    values = config(GATEWAY, marked, gateway_environment(plan, "0.0.0.0"))
     ready = {"httpGet": {"path": "/ready", "port": "metrics"}, "timeoutSeconds": 5}
     more = {
-        "ports": [{"name": "http", "containerPort": port}, {"name": "metrics", "containerPort": METRICS_PORT}],
+        "ports": _gateway_ports(plan),
         "envFrom": [{"configMapRef": {"name": values["metadata"]["name"]}}],
         "startupProbe": {**ready, "periodSeconds": 2, "failureThreshold": 60},
         "readinessProbe": {**ready, "periodSeconds": 2, "failureThreshold": 2},
-        "livenessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 10, "failureThreshold": 3},
+        "livenessProbe": {"tcpSocket": {"port": first.name}, "periodSeconds": 10, "failureThreshold": 3},
         "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", f"import time; time.sleep({_LEAVING_S})"]}}},
     }
     container = Container(GATEWAY, image, plan.system.gateway.memory_limit_mib or 1024, "500m", more)
     # preStop, Envoy's drain (16 s), and its end.
-    pod = Pod(GATEWAY, container, volumes={"/data": _SCRATCH}, grace_s=_LEAVING_S + 30, more=_spread(plan, GATEWAY))
+    pod = Pod(GATEWAY, container, volumes=_gateway_volumes(plan), grace_s=_LEAVING_S + 30, more=_spread(plan, GATEWAY))
     spec = {"strategy": _ROLLING, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, GATEWAY)}
     return [
         _account(GATEWAY, marked),
@@ -188,7 +220,7 @@ def gateway(plan: Plan, image: str) -> list[Object]:
         ),
         _disruption(plan, GATEWAY, marked),
         _scaler(GATEWAY, marked, _GATEWAY_REPLICAS),
-        _service(plan, GATEWAY, marked, {"http": port}),
+        *_ways_in(plan, marked),
     ]
 
 

@@ -1,10 +1,13 @@
 """Where clients connect: what counts as a valid request, limits on headers and time, ids, logs. Constant in practice:
 nothing that changes while a system runs stands here, because a change drains connections.
 
-TCP, UDP (HTTP/3) and the listener that only redirects have the same settings: `_manager` makes all of them.
+TCP, UDP (HTTP/3), plain HTTP inside and the listener that only redirects have the same settings: `_manager` makes all of
+them.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from atoll.gateway.ir import Gateway, Listener, Proxies
 from atoll.gateway.xds import (
@@ -40,13 +43,15 @@ _STREAM_WINDOW_BYTES, _CONNECTION_WINDOW_BYTES = 65_536, 1_048_576
 
 
 def resources(gateway: Gateway, folders: Folders) -> list[Json]:
-    """One that serves; with TLS perhaps one for HTTP/3 and one that redirects. The last is for trying routes."""
+    """One that serves; perhaps one for HTTP/3, one that redirects, one for inside. The last is for trying routes."""
     found = [_tcp(gateway, folders)]
     settings = gateway.listener.tls
     if settings and settings.http3:
         found.append(_udp(gateway, folders))
     if settings and settings.redirect_port and gateway.public_url:
         found.append(_redirecting(gateway, folders, settings.redirect_port))
+    if gateway.listener.inside_port:
+        found.append(_inside(gateway, folders, gateway.listener.inside_port))
     return [*found, proof.listener(folders)]
 
 
@@ -93,6 +98,12 @@ def _redirecting(gateway: Gateway, folders: Folders, port: int) -> Json:
     made = _behind_proxies(_listener(redirect.NAME, gateway.listener, chain), gateway.listener.proxies)
     made["address"]["socket_address"]["port_value"] = port
     return made
+
+
+def _inside(gateway: Gateway, folders: Folders, port: int) -> Json:
+    """The same routes, tokens and limits. Nothing is said of TLS (RFC 6797 §7.2), and no load balancer is between."""
+    plain = replace(gateway.listener, port=port, tls=None, proxies=Proxies())
+    return {**_tcp(replace(gateway, listener=plain), folders), "name": f"{NAME}_inside"}
 
 
 def _listener(name: str, listener: Listener, chain: Json) -> Json:
