@@ -20,6 +20,7 @@ from atoll.system.budgets import BUDGETS
 from atoll.system.manifest import TlsSpec
 from tests.support.deployed import shop_plan
 from tests.support.manifests import OVERLAYS, built, pods, told, written
+from tests.support.system import SYSTEMS
 
 VERSIONS = ("1.35", "1.36", "1.37")
 OPERATORS = {"Cluster", "MongoDBCommunity"}
@@ -379,6 +380,36 @@ def test_everybody_reaches_the_public_ports_and_clients_of_the_system_a_plain_on
 def container_of(objects: Objects, deployment: str) -> dict[str, Any]:
     (found,) = by_name(objects, "Deployment")[deployment]["spec"]["template"]["spec"]["containers"]
     return dict(found)
+
+
+# what is no service of atoll's
+
+
+@pytest.fixture(scope="module")
+def harbour(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    """With a `command` as fallback, a mirror, and a client."""
+    folder = tmp_path_factory.mktemp("harbour")
+    written(shop_plan(SYSTEMS / "harbour"), folder)
+    return built(folder, "dev")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_of_a_system_with_a_command_keeps_the_schema_strictly(harbour: Objects, version: str) -> None:
+    for one in harbour:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_a_fallback_and_whom_a_mirror_asks_are_reached_by_the_gateway_alone(harbour: Objects) -> None:
+    found = reachable(harbour, 8000)
+    assert found == {("gateway", name) for name in ("auth", "wall", "reviews", "wooden", "shore")}
+
+
+def test_a_command_is_asked_for_nothing_but_connections(harbour: Objects) -> None:
+    container = container_of(harbour, "wall")
+    probes = [container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert all(one["tcpSocket"] == {"port": "http"} for one in probes)
+    template = by_name(harbour, "Deployment")["wall"]["spec"]["template"]
+    assert "annotations" not in template["metadata"], "it has no metrics"
 
 
 def test_the_url_of_an_operator_s_database_lies_where_the_service_looks(shop: dict[str, Objects]) -> None:
