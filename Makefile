@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite acceptance acceptance-compose acceptance-kubernetes lock bench bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
+.PHONY: help up test lint types suite acceptance acceptance-compose acceptance-kubernetes lock bench bench-deploy bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ bench-gateway: $(VENV)/dev.stamp ## measure the gateway alone beside nginx, HAPr
 
 bench-gateway-parts: $(VENV)/dev.stamp ## measure what each part of the gateway costs a request: make bench-gateway-parts VARIANT=token
 	$(BIN)/python -m benchmarks.gateway.parts $(or $(VARIANT),everything)
+
+bench-deploy: $(VENV)/dev.stamp ## measure images, builds, starts and CPU per request of containers beside `atoll up`, in one run (Linux, root)
+	$(BIN)/python -m benchmarks.deploy
 
 bench-scale: $(VENV)/dev.stamp ## measure the gateway with 300 services of 20 operations: snapshot, change, memory
 	$(BIN)/python -m benchmarks.gateway_scale
