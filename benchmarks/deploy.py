@@ -243,6 +243,7 @@ class Customer:
         before, began = _used(place), time.monotonic()
         requests, failed, p50_ms, p99_ms = _wrk(url + path, _WRK.format(method=what, body=body, token=self.token), seconds)
         took_s = time.monotonic() - began
+        assert requests, f"{place.name} answered nothing within {seconds:g} s: give it more, --seconds"
         after = _used(place)
         cost = {part: (after[part] - before.get(part, 0)) * 1000 / requests for part in after}
         return Asked(cost, requests / took_s, p50_ms, p99_ms, int(failed))
