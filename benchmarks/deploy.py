@@ -1,14 +1,18 @@
 """`make bench-deploy`: what containers cost beside `atoll up`, in one run: images, builds, starts, CPU for each request.
 
-    python -m benchmarks.deploy [--turns N] [--seconds S] [--only local,compose] [--database sqlite|postgresql]
+    python -m benchmarks.deploy [--turns N] [--seconds S] [--only local,compose,podman] [--database sqlite|postgresql]
 
-The order path's system, under `atoll up` and in Compose. In each turn each place is asked for S seconds (default 3)
-for one order over and over, then told of new ones, by 32 connections; N turns (default 7), another order each time, so that a
-slow minute of the machine hits all alike. CPU is what the kernel has accounted to the processes of the place, those of engines
-and of health checks apart; of each turn's ratios the median is told. A table and JSON lie in benchmarks/results/deploy.*.
+The order path's system, under `atoll up`, in Compose, and as pods that podman plays. In each turn each place is asked for S
+seconds (default 3) for one order over and over, then told of new ones, by 32 connections; N turns (default 7), another order
+each time, so that a slow minute of the machine hits all alike. CPU for each request is what the kernel has accounted to the
+processes of the place (engines and health checks apart), less what they use while nobody asks; of each turn's ratios the median
+is told. A table and JSON lie in benchmarks/results/deploy.*.
 
-Linux and root: it has a Docker engine of its own, as the acceptance suite has, in a temporary folder; wheels and the base image
-are kept between runs (ATOLL_ENGINE_CACHE). Needs wrk. Nothing of it stays.
+On a busy machine containers answer fewer requests a second, because all of them together get the share of one process: compare
+CPU, not rates.
+
+Linux and root: it has a Docker engine and a podman of its own, as the acceptance suite has, in a temporary folder; wheels and
+the base image are kept between runs (ATOLL_ENGINE_CACHE). Needs wrk. Nothing of it stays.
 """
 
 from __future__ import annotations
@@ -25,15 +29,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 from tests.acceptance.engine import BASE, CannotRun, Engine, cache, engine
+from tests.acceptance.podman import Podman, podman
+from tests.support.manifests import kustomized
 from tests.support.ports import free_port
 from tests.support.system import RunningSystem
 
@@ -61,7 +68,10 @@ _MANIFEST = """
 port = {port}
 [environments.containers.containers]
 base = "{base}"
-[environments.containers.services.orders]
+[environments.pods.containers]
+base = "{base}"
+[environments.pods.gateway]
+port = {pods_port}
 """
 
 
@@ -143,14 +153,8 @@ class Compose:
         return f"http://{gateway['NetworkSettings']['Networks']['orderpath_edge']['IPAddress']}:{self.port}"
 
     def processes(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for one in self._containers():
-            service = one["Config"]["Labels"]["com.docker.compose.service"]
-            for pid in descendants(one["State"]["Pid"]):
-                python = Path(f"/proc/{pid}/comm").read_text().startswith("python")
-                part = "gateway's controller" if service == "gateway" and python else service
-                found.setdefault(part, []).append(pid)
-        return found
+        label = "com.docker.compose.service"
+        return by_part((one["Config"]["Labels"][label], one["State"]["Pid"]) for one in self._containers())
 
     def idle_ms(self) -> float:
         return sum(of_group_ms(one["State"]["Pid"]) for one in self._containers())
@@ -158,6 +162,52 @@ class Compose:
     def _containers(self) -> list[dict[str, Any]]:
         ids = self.engine.docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=orderpath").split()
         return list(json.loads(self.engine.docker("container", "inspect", *ids)))
+
+
+@dataclass
+class Pods:
+    """The overlay `podman` of the Kubernetes manifests. Its ports are published by the kernel alone."""
+
+    system: RunningSystem
+    podman: Podman
+    port: int
+    name: str = "podman"
+
+    def start(self) -> None:
+        self.podman("kube", "play", "-", text=self._manifests())
+
+    def stop(self) -> None:
+        self.podman("kube", "down", "-", text=self._manifests())
+
+    def _manifests(self) -> str:
+        return kustomized(self.system.folder / "deploy" / "kubernetes", "podman")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def processes(self) -> dict[str, list[int]]:
+        label = "app.kubernetes.io/name"
+        return by_part((one["Config"]["Labels"][label], one["State"]["Pid"]) for one in self._containers())
+
+    def idle_ms(self) -> float:
+        return sum(of_group_ms(one["State"]["Pid"]) for one in self._containers())
+
+    def _containers(self) -> list[dict[str, Any]]:
+        names = self.podman("ps", "--quiet", "--filter", "label=io.atoll/kind").split()
+        return list(json.loads(self.podman("container", "inspect", *names)))
+
+
+def by_part(containers: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Pids of containers' first processes and all below, by service; the gateway's controller apart."""
+    found: dict[str, list[int]] = {}
+    for service, first in containers:
+        for pid in descendants(first):
+            with suppress(OSError):
+                python = Path(f"/proc/{pid}/comm").read_text().startswith("python")
+                part = "gateway's controller" if service == "gateway" and python else service
+                found.setdefault(part, []).append(pid)
+    return found
 
 
 # CPU
@@ -216,10 +266,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Customer:
-    """`token` and an `order` of a place."""
+    """`token` and an `order` of a place, and what its parts use while nobody asks, which is no request's."""
 
     token: str
     order: str
+    resting_ms_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def at(cls, url: str) -> Customer:
@@ -244,8 +295,10 @@ class Customer:
         requests, failed, p50_ms, p99_ms = _wrk(url + path, _WRK.format(method=what, body=body, token=self.token), seconds)
         took_s = time.monotonic() - began
         assert requests, f"{place.name} answered nothing within {seconds:g} s: give it more, --seconds"
-        after = _used(place)
-        cost = {part: (after[part] - before.get(part, 0)) * 1000 / requests for part in after}
+        spent = {
+            part: now - before.get(part, 0) - self.resting_ms_s.get(part, 0) * took_s for part, now in _used(place).items()
+        }
+        cost = {part: max(0.0, ms) * 1000 / requests for part, ms in spent.items()}
         return Asked(cost, requests / took_s, p50_ms, p99_ms, int(failed))
 
 
@@ -332,11 +385,13 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--database", choices=tuple(_LOCKS), default="sqlite", help="of both services (%(default)s)")
-    parser.add_argument("--only", default="local,compose", help="places, by comma (%(default)s)")
+    parser.add_argument("--only", default="local,compose,podman", help="places, by comma (%(default)s)")
     told = parser.parse_args()
     wanted = told.only.split(",")
-    if unknown := set(wanted) - {"local", "compose"}:
+    if unknown := set(wanted) - _PLACES.keys():
         parser.error(f"there is no place {', '.join(unknown)}")
+    if "podman" in wanted and "compose" not in wanted[: wanted.index("podman")]:
+        parser.error("podman comes after compose, whose engine builds the images")
     if not shutil.which("wrk"):
         parser.error("wrk is not here: apt-get install wrk")
     result = Result()
@@ -362,20 +417,21 @@ def _place() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Run:
-    """What is measured goes into `result`; what has to be undone, onto `stack`."""
+    """What is measured goes into `result`; what has to be undone, onto `stack`. `built` is who has the images."""
 
     folder: Path
     database: str
     result: Result
     stack: ExitStack
+    built: Compose | None = None
 
 
 def _entered(name: str, run: Run) -> Place:
     """Started twice, and running."""
     say(f"{name} starts")
-    made = {"local": _local, "compose": _compose}[name](run)
+    made = _PLACES[name](run)
     run.stack.callback(made.stop)
     run.result.starts_s[made.name] = {"first": _started(made)}
     made.stop()
@@ -396,7 +452,7 @@ def _copy(name: str, run: Run, port: int) -> RunningSystem:
     for kind in folder.glob("services/*/*/kind.py"):
         kind.write_text(kind.read_text().replace('"sqlite"\n', f'"{run.database}"\n'))
     with (folder / "atoll.toml").open("a") as manifest:
-        manifest.write(_MANIFEST.format(port=port, base=BASE))
+        manifest.write(_MANIFEST.format(port=port, base=BASE, pods_port=free_port()))
     for service in ("orders", "inventory"):
         lock = ROOT / "examples" / "shop" / "services" / _LOCKS[run.database] / "requirements.txt"
         shutil.copyfile(lock, folder / "services" / service / "requirements.txt")
@@ -421,9 +477,25 @@ def _compose(run: Run) -> Place:
     _build(system, run.result)
     _weigh(found, system, run.result)
     system.must("render", "compose", "--environment", "containers")
-    made = Compose(system, found, port)
+    made = run.built = Compose(system, found, port)
     run.stack.callback(made.compose, "down", "--volumes", "--timeout", "20")
     return made
+
+
+def _podman(run: Run) -> Place:
+    assert run.built is not None
+    system, images = run.built.system, run.folder / "images.tar"
+    references = json.loads(system.must("build", "--environment", "pods", "--json", timeout_s=600.0))
+    run.built.engine.docker("save", "--output", str(images), *references.values())
+    player = run.stack.enter_context(podman(run.folder / "podman"))
+    player("load", "--quiet", "--input", str(images))
+    images.unlink()
+    system.must("render", "kubernetes", "--environment", "pods")
+    port = tomllib.loads((system.folder / "atoll.toml").read_text())["environments"]["pods"]["gateway"]["port"]
+    return Pods(system, player, port)
+
+
+_PLACES = {"local": _local, "compose": _compose, "podman": _podman}
 
 
 @contextmanager
@@ -474,8 +546,8 @@ def _size_mb(found: Engine, image: str) -> float:
 
 
 def _measure(places: Sequence[Place], result: Result, turns: int, seconds: float) -> None:
-    customers = {place.name: Customer.at(place.url) for place in places}
-    _rest(places, result)
+    resting = _rest(places, result)
+    customers = {place.name: replace(Customer.at(place.url), resting_ms_s=resting[place.name]) for place in places}
     order = random.Random(1)
     for number in range(turns):
         say(f"turn {number + 1} of {turns}")
@@ -486,12 +558,16 @@ def _measure(places: Sequence[Place], result: Result, turns: int, seconds: float
         result.turns.append({place.name: turn[place.name] for place in places})
 
 
-def _rest(places: Sequence[Place], result: Result) -> None:
-    """What each costs while nobody asks."""
+def _rest(places: Sequence[Place], result: Result) -> dict[str, dict[str, float]]:
+    """What each costs while nobody asks: ms of CPU a second, by part."""
     say("nobody asks")
-    before = {place.name: place.idle_ms() for place in places}
+    before = {place.name: (place.idle_ms(), _used(place)) for place in places}
     time.sleep(_IDLE_S)
-    result.idle_ms_s = {place.name: (place.idle_ms() - before[place.name]) / _IDLE_S for place in places}
+    result.idle_ms_s = {place.name: (place.idle_ms() - before[place.name][0]) / _IDLE_S for place in places}
+    return {
+        place.name: {part: (now - before[place.name][1].get(part, 0)) / _IDLE_S for part, now in _used(place).items()}
+        for place in places
+    }
 
 
 def _write(result: Result, told: argparse.Namespace) -> None:

@@ -404,6 +404,16 @@ def test_a_fallback_and_whom_a_mirror_asks_are_reached_by_the_gateway_alone(harb
     assert found == {("gateway", name) for name in ("auth", "wall", "reviews", "wooden", "shore")}
 
 
+def test_in_podman_clients_of_a_system_with_tls_find_the_gateway_by_its_pod(tmp_path: Path) -> None:
+    written(shop_plan(SYSTEMS / "harbour"), tmp_path)
+    objects = built(tmp_path, "podman")
+    urls = {one["data"]["ATOLL_GATEWAY_URL"] for one in objects if "ATOLL_GATEWAY_URL" in one.get("data", {})}
+    assert urls == {"http://gateway:9904"}
+    (gateway,) = [one for one in objects if one["kind"] == "Pod" and one["metadata"]["name"] == "gateway"]
+    published = {one["containerPort"] for one in gateway["spec"]["containers"][0]["ports"]}
+    assert published == {8195, 8196}, "what is for inside is not published"
+
+
 def test_a_command_is_asked_for_nothing_but_connections(harbour: Objects) -> None:
     container = container_of(harbour, "wall")
     probes = [container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe")]

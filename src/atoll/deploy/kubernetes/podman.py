@@ -13,6 +13,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from atoll.deploy.entrance import INSIDE
 from atoll.deploy.images import GATEWAY
 from atoll.deploy.kubernetes.objects import Object, documents
 from atoll.deploy.kubernetes.overlays import kustomization
@@ -33,6 +34,7 @@ LEFT_OUT = (
 _FOLDER = "overlays/podman"
 _ORDER = ("ConfigMap", "Pod", "Deployment")
 _ADDRESS = "127.0.0.1"
+_CLIENTS_FIND = "ATOLL_GATEWAY_URL"
 _UNWANTED = ("ports", "startupProbe", "readinessProbe", "livenessProbe")
 _AS_POD = (
     {"op": "replace", "path": "/apiVersion", "value": "v1"},
@@ -57,6 +59,7 @@ def podman(plan: Plan, base: Sequence[Object], databases: Sequence[Object]) -> d
         *(_changed(target, _AS_POD) for target in ({"kind": "StatefulSet"}, {"kind": "Job"})),
         _changed({"kind": "Deployment", "name": "|".join(name for name in deployed if name in services)}, _AS_POD),
         *(_changed({"kind": "Secret", "name": name}, _as_config(name)) for name in _secrets(workloads)),
+        *_clients(objects),
     ]
     return {
         f"{_FOLDER}/databases.yaml": documents([one for one in databases if one["kind"] not in LEFT_OUT]),
@@ -70,6 +73,15 @@ def podman(plan: Plan, base: Sequence[Object], databases: Sequence[Object]) -> d
             replacements=list(_replacements(flat)),
         ),
     }
+
+
+def _clients(objects: Sequence[Object]) -> Iterator[Object]:
+    """Where the gateway has a second Service for clients of the system, they find it by the name of its pod."""
+    for one in objects:
+        url = one.get("data", {}).get(_CLIENTS_FIND, "")
+        if one["kind"] == "ConfigMap" and INSIDE in url:
+            named = {"kind": "ConfigMap", "name": one["metadata"]["name"]}
+            yield _changed(named, [{"op": "replace", "path": f"/data/{_CLIENTS_FIND}", "value": url.replace(INSIDE, GATEWAY)}])
 
 
 def _deletion(kind: str) -> str:
