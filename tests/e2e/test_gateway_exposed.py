@@ -15,10 +15,11 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.container import run
 from atoll.gateway.exposed import exposed
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.report import Report
+from atoll.gateway.report import Report, families, of_bus
 from atoll.gateway.translate import translate
 from tests.support.gateway import Rig, contract, gateway, known
 from tests.support.ports import free_port
+from tests.support.tls import Files
 from tests.support.waiting import until
 
 
@@ -33,7 +34,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def monitoring(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     at = Endpoint("127.0.0.1", free_port())
     async with (
-        exposed(Admin(rig.admin), at, Path(rig.folders.applied)),
+        exposed(Admin(rig.admin), at, lambda: families(Path(rig.folders.applied))),
         httpx.AsyncClient(base_url=f"http://{at}", timeout=20) as client,
     ):
         yield client
@@ -54,6 +55,14 @@ async def test_metrics_are_those_that_somebody_looks_at(rig: Rig, monitoring: ht
         name.removesuffix("_total") for name in found
     } | found
     assert not {name for name in found if name.startswith("envoy_listener_manager")}
+
+
+def test_when_the_authority_of_the_bus_ends_is_told_and_nothing_where_there_is_none(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    (found,) = of_bus(str(files.ca))
+    assert [one.value for one in found.samples] == [files.authority.pair.ends.timestamp()]
+    assert of_bus("") == []
+    assert of_bus(str(tmp_path / "nowhere.pem")) == []
 
 
 async def _told(monitoring: httpx.AsyncClient) -> dict[str, float]:

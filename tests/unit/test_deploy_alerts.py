@@ -27,6 +27,7 @@ SHOWN = (
     "envoy_listener_ssl_certificate_expiration_unix_time_seconds"
     '{envoy_tls_certificate="server_certificate",envoy_listener_address="0.0.0.0_8443"}'
 )
+BUS_AUTHORITY = "atoll_gateway_bus_authority_expiration_timestamp_seconds"
 
 # By alert: series that are wrong, series that are not, and what is said of the first. A value per minute.
 CASES: dict[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
@@ -84,6 +85,11 @@ CASES: dict[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
         {SHOWN: f"{2 * DAY_S}x120"},
         {SHOWN: f"{10 * DAY_S}x120"},
         "server_certificate of a gateway ends in 1d 22h 1m 0s: nobody gets in then",
+    ),
+    "BusAuthorityEnds": (
+        {BUS_AUTHORITY: f"{100 * DAY_S}x120"},
+        {BUS_AUTHORITY: f"{300 * DAY_S}x120"},
+        "whoever vouches for the bus ends in 99d 22h 1m 0s: render again, and bring the Secrets",
     ),
 }
 LABELS = ("service", "source", "operation", "envoy_cluster_name", "envoy_tls_certificate")

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from atoll.certificates.files import write_private
 from atoll.errors import SystemMistake
 
-__all__ = ["Pair", "read_authorities"]
+__all__ = ["Pair", "authorities_end", "read_authorities"]
 
 _RSA_BITS = 2048
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -88,6 +88,11 @@ def read_authorities(path: Path, where: str = "") -> bytes:
     content = _content(path, where)
     _certificates(content, str(path), where)
     return content
+
+
+def authorities_end(path: Path) -> datetime:
+    """When the first of the authorities in `path` ends. Raises SystemMistake that names the file."""
+    return min(one.not_valid_after_utc for one in _certificates(_content(path, ""), str(path), ""))
 
 
 def _content(path: Path, where: str) -> bytes:

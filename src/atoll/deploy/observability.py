@@ -115,6 +115,13 @@ ALERTS = (
         "critical",
         "{{ $labels.envoy_tls_certificate }} of a gateway ends in {{ $value | humanizeDuration }}: nobody gets in then",
     ),
+    Alert(
+        "BusAuthorityEnds",
+        "min(atoll_gateway_bus_authority_expiration_timestamp_seconds) - time() < 180 * 86400",
+        60,
+        "warning",
+        "whoever vouches for the bus ends in {{ $value | humanizeDuration }}: render again, and bring the Secrets",
+    ),
 )
 
 

@@ -22,6 +22,7 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.environment import Environment
 from atoll.gateway.exposed import exposed
 from atoll.gateway.ir import Endpoint
+from atoll.gateway.report import families, of_bus
 from atoll.gateway.xds.folders import Folders
 
 __all__ = ["run"]
@@ -68,7 +69,8 @@ async def _watched(environment: Environment, at: Endpoint | None) -> AsyncIterat
     if at is None:
         yield
         return
-    async with exposed(Admin(environment.admin), at, Path(Folders(str(environment.root)).applied)):
+    report = Path(Folders(str(environment.root)).applied)
+    async with exposed(Admin(environment.admin), at, lambda: [*families(report), *of_bus(environment.bus_ca)]):
         yield
 
 

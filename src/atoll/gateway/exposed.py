@@ -6,33 +6,33 @@ The admin port itself can stop Envoy and shows its configuration, so it listens 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 from atoll.engines import envoy
 from atoll.gateway.admin import Admin
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.report import families
-from atoll.telemetry.metrics import MEDIA_TYPE, text
+from atoll.telemetry.metrics import MEDIA_TYPE, Family, text
 
 __all__ = ["exposed"]
+
+Beside = Callable[[], Iterable[Family]]
 
 _ASKING_S = 5.0
 _HEAD_BYTES = 16 << 10
 
 
 @asynccontextmanager
-async def exposed(admin: Admin, at: Endpoint, report: Path) -> AsyncIterator[None]:
-    """`GET /metrics`, Envoy's and the controller's (`report`), and `GET /ready` at that address, until the end of the block.
-    Raises OSError when it is taken.
+async def exposed(admin: Admin, at: Endpoint, beside: Beside) -> AsyncIterator[None]:
+    """`GET /metrics`, Envoy's and those `beside`, and `GET /ready` at that address, until the end of the block. Raises OSError
+    when it is taken.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_ASKING_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_message(*await _answer(admin, report, head.split(b"\r\n")[0])))
+                writer.write(_message(*await _answer(admin, beside, head.split(b"\r\n")[0])))
                 await writer.drain()
         writer.close()
 
@@ -40,7 +40,7 @@ async def exposed(admin: Admin, at: Endpoint, report: Path) -> AsyncIterator[Non
         yield
 
 
-async def _answer(admin: Admin, report: Path, line: bytes) -> tuple[str, bytes]:
+async def _answer(admin: Admin, beside: Beside, line: bytes) -> tuple[str, bytes]:
     words = line.split(b" ")
     if len(words) != 3 or words[0] != b"GET":
         return "405 Method Not Allowed", b"GET only\n"
@@ -51,7 +51,7 @@ async def _answer(admin: Admin, report: Path, line: bytes) -> tuple[str, bytes]:
         found = await admin.metrics()
         if found is None:
             return "503 Service Unavailable", b"Envoy does not answer\n"
-        return "200 OK", found + text(families(report), {}).encode()
+        return "200 OK", found + text(beside(), {}).encode()
     return "404 Not Found", b"/metrics and /ready\n"
 
 

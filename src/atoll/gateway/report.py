@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 
+from atoll.errors import SystemMistake
 from atoll.gateway.files import write
 from atoll.gateway.ir import Gateway
 from atoll.gateway.known import ServiceEntry
 from atoll.registry.replica import canaries, on_trial
 from atoll.telemetry.metrics import Family, Sample
 
-__all__ = ["Report", "families"]
+__all__ = ["Report", "families", "of_bus"]
 
 logger = logging.getLogger("atoll.gateway")
 
@@ -120,6 +121,20 @@ def families(path: Path) -> list[Family]:
         "drift_timestamp_seconds": ("when something else was last found than what was written, 0 for never", drifted),
     }
     return [Family(f"atoll_gateway_{name}", "gauge", help, [Sample(value)]) for name, (help, value) in found.items()]
+
+
+def of_bus(authorities: str) -> list[Family]:
+    """When whoever vouches for the bus ends; nothing without TLS, or when the file can't be read."""
+    from atoll.certificates.pair import authorities_end
+
+    if not authorities:
+        return []
+    try:
+        ends = authorities_end(Path(authorities)).timestamp()
+    except SystemMistake:
+        return []
+    name = "atoll_gateway_bus_authority_expiration_timestamp_seconds"
+    return [Family(name, "gauge", "when the authority that vouches for the bus ends", [Sample(ends)])]
 
 
 class _Drift(msgspec.Struct):
