@@ -97,6 +97,7 @@ def test_one_server_of_the_bus_is_killed_and_one_is_cut_off_and_nothing_is_lost_
     containers: Compose, token: str
 ) -> None:
     add_witness(containers)
+    until_sync(lambda: settled(containers), PATIENCE_S, "what was ordered before has ended")
     before = stock(containers)
     customers = {"authorization": f"Bearer {token}"}
     with load(containers.url, lambda: Ask("POST", "/orders", 201, ORDER), customers, CUSTOMERS) as answers:
@@ -148,4 +149,5 @@ def settled(containers: Compose) -> bool:
     pending = rows(containers, "orders", "SELECT count(*) AS n FROM orders WHERE status = 'pending'")[0][0]
     confirmed = rows(containers, "orders", "SELECT count(*) AS n FROM orders WHERE status = 'confirmed'")[0][0]
     ended = rows(containers, "witness", "SELECT count(*) AS n FROM entry WHERE type = 'orders.order_confirmed'")[0][0]
-    return not pending and ended >= confirmed
+    held = rows(containers, "inventory", "SELECT count(*) AS n FROM reservation WHERE state = 'held'")[0][0]
+    return not pending and not held and ended >= confirmed
