@@ -11,7 +11,9 @@ from tests.support.waiting import until_sync
 
 def running(pods: Pods, *, once: bool) -> dict[str, bool]:
     """By name, of what runs once or of the others."""
-    found = [one for one in pods.containers() if (one["HostConfig"]["RestartPolicy"]["Name"] == "on-failure") is once]
+    found = [
+        one for one in pods.containers() if (one["Config"]["Labels"]["io.atoll/kind"] in ("provision", "migration")) is once
+    ]
     return {one["Name"]: one["State"]["Running"] for one in found}
 
 

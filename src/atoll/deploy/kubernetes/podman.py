@@ -132,8 +132,8 @@ def _patch(one: Object, reached: Collection[str]) -> Object:
     if one["metadata"]["name"] == GATEWAY:
         own[0]["ports"] = _published(spec["containers"][0], reached)
     patched = {
-        # Who starts a Job again when it has failed is Kubernetes; here it is podman.
-        **({"restartPolicy": "OnFailure"} if one["kind"] == "Job" else {}),
+        # Kubernetes starts a failed Job again; here podman does. And what runs first it would start again for ever.
+        **({"restartPolicy": "OnFailure"} if one["kind"] == "Job" or first else {}),
         **({"initContainers": first} if first else {}),
         "containers": own,
         "volumes": [*_volumes(one), *_claims(one)],
