@@ -286,6 +286,21 @@ async def test_of_three_replicas_the_unhealthy_ones_are_tried_when_fewer_are_lef
             await until(counts)
 
 
+async def test_replicas_that_fail_together_are_all_left_alone_at_once(tmp_path: Path) -> None:
+    """As soon as Envoy counts them as unhealthy, but for what is on its way in its threads: not a second later."""
+    async with upstreams(tmp_path, "orders-1", "orders-2", "orders-3") as three, httpx.AsyncClient() as http:
+        what = known(ORDERS, replicas=tuple(replica(ORDERS, up.name, up.address) for up in three))
+        async with gateway(
+            tmp_path / "gateway", _with(what, FailureDetection(health_check=HealthCheck(interval_s=0.2)))
+        ) as rig:
+            await until(lambda: _is(rig, "membership_healthy", 3))
+            await asyncio.gather(*(http.post(f"http://{up.address}/control/ready?value=0") for up in three[:2]))
+            await until(lambda: _is(rig, "membership_healthy", 1))
+
+            answers = [(await http.get(f"{rig.url}/orders")).json()["replica"] for _ in range(100)]
+            assert answers.count("orders-3") > 90, answers
+
+
 async def _asked(http: httpx.AsyncClient, rig: Rig, count: int) -> set[str]:
     """The replicas that answer so many requests."""
     return {(await http.get(f"{rig.url}/orders")).raise_for_status().json()["replica"] for _ in range(count)}
