@@ -86,6 +86,22 @@ CASES: dict[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
         {SHOWN: f"{10 * DAY_S}x120"},
         "server_certificate of a gateway ends in 1d 22h 1m 0s: nobody gets in then",
     ),
+    "GatewayRefusesChange": (
+        {"atoll_gateway_refused": "1x120"},
+        {"atoll_gateway_refused": "0x120"},
+        "a change is not in use at a gateway, which goes on with what it had: its log says why",
+    ),
+    "GatewayLeavesOut": (
+        {"atoll_gateway_left_out": "2x120"},
+        {"atoll_gateway_left_out": "0x120"},
+        "2 operations, contracts or certificates are not used at a gateway: its log says which and why",
+    ),
+    # 119 minutes are 7,140 seconds.
+    "GatewayDrifts": (
+        {"atoll_gateway_drift_timestamp_seconds": "7000x120"},
+        {"atoll_gateway_drift_timestamp_seconds": "5000x120"},
+        "somebody else has changed what a gateway uses; it was put right, and its log says what it was",
+    ),
     "BusAuthorityEnds": (
         {BUS_AUTHORITY: f"{100 * DAY_S}x120"},
         {BUS_AUTHORITY: f"{300 * DAY_S}x120"},

@@ -116,6 +116,27 @@ ALERTS = (
         "{{ $labels.envoy_tls_certificate }} of a gateway ends in {{ $value | humanizeDuration }}: nobody gets in then",
     ),
     Alert(
+        "GatewayRefusesChange",
+        "max(atoll_gateway_refused) > 0",
+        5,
+        "critical",
+        "a change is not in use at a gateway, which goes on with what it had: its log says why",
+    ),
+    Alert(
+        "GatewayLeavesOut",
+        "max(atoll_gateway_left_out) > 0",
+        5,
+        "warning",
+        "{{ $value }} operations, contracts or certificates are not used at a gateway: its log says which and why",
+    ),
+    Alert(
+        "GatewayDrifts",
+        "max(atoll_gateway_drift_timestamp_seconds) > time() - 900",
+        0,
+        "warning",
+        "somebody else has changed what a gateway uses; it was put right, and its log says what it was",
+    ),
+    Alert(
         "BusAuthorityEnds",
         "min(atoll_gateway_bus_authority_expiration_timestamp_seconds) - time() < 180 * 86400",
         60,
