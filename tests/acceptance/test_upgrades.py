@@ -19,7 +19,19 @@ from tests.support.waiting import until_sync
 ENVIRONMENT = ("--environment", "containers")
 ASKED = "/catalog/products/nothing-like-that"
 HERE, NEXT = "is not sold here", "is not sold in the next edition"
-OTHERS = ("gateway", "nats", "auth", "orders", "orders-database", "catalog-database", "inventory", "payments", "storefront")
+OTHERS = (
+    "gateway",
+    "nats-1",
+    "nats-2",
+    "nats-3",
+    "auth",
+    "orders",
+    "orders-database",
+    "catalog-database",
+    "inventory",
+    "payments",
+    "storefront",
+)
 CONSUMES = '''
 from msgspec import Struct
 
