@@ -158,6 +158,25 @@ async def test_a_snapshot_is_never_one_of_a_server_that_is_behind(bus: Bus) -> N
         await client.close()
 
 
+async def test_a_long_backlog_is_read_without_a_pause(bus: Bus) -> None:
+    """The word that a pull is over may come in front of its last events."""
+    orders, inventory = await enter(bus.url("orders")), await enter(bus.url("inventory"))
+    for batch in range(40):
+        numbers = range(batch * 256, (batch + 1) * 256)
+        await orders.publish([Message("event.orders.order_placed.0", b"Nats-Msg-Id: %d\r\n" % n, b"") for n in numbers])
+    source = inventory.source("orders", "inventory")
+    await source.reset(1)
+
+    count = 0
+    while count < 40 * 256:  # raises Interrupted when the server seems to have forgotten what was asked for
+        events = await source.pull(256, 5)
+        count += len(events)
+        source.acknowledge(events[-1].sequence)
+
+    for client in (orders, inventory):
+        await client.close()
+
+
 async def test_keys_reach_who_is_connected_with_a_server_that_has_lost_another(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ _GRACE_S = 3 * _HEARTBEAT_S
 _PULL_BYTES = 16 * 1024 * 1024
 _LAST_CONSUMER = b"Nats-Last-Consumer: "
 _UP_TO = b"Nats-UpTo-Sequence: "
+_UNSENT = b"Nats-Pending-Messages: "
 _BEHIND_S = 0.1
 _NOT_BEHIND = "(10070)"  # the server's number for "wrong last msg ID"
 
@@ -255,7 +256,7 @@ class JetStreamSource:
                 self._heard()
                 self._compare(headers)
             case 404 | 408 | 409 if b"Deleted" not in headers and b"Shutdown" not in headers:
-                self._outstanding = 0
+                self._outstanding -= _never_to_come(headers, self._outstanding)
             case _:
                 self._stop_listening(headers[9:].decode(errors="replace").strip())
         self._wake()
@@ -305,6 +306,14 @@ class JetStreamSource:
 def information(stream: str) -> str:
     """Where provision lets a consumer ask what a stream is. JetStream's own subject would ask the asker's own account."""
     return f"information.{stream}"
+
+
+def _never_to_come(headers: bytes, outstanding: int) -> int:
+    """How many events of a pull that is over the server has not sent. Those that it has may still come: with several servers
+    they wait until the others know of them, and the word that the pull is over does not.
+    """
+    start = headers.find(_UNSENT)
+    return int(headers[start + len(_UNSENT) :].split(b"\r", 1)[0]) if start >= 0 else outstanding
 
 
 def _behind(answer: Answer, known: dict[str, Any]) -> bool:
