@@ -47,3 +47,7 @@ def test_a_route_is_where_longer_and_shorter_beginnings_lead() -> None:
         "/b": [{"prefix": "/"}, {"path": "/b"}],
     }
     assert matcher["on_no_match"]["action"]["typed_config"]["routes"] == [{"match": {"prefix": "/"}}]
+
+
+def test_a_host_without_routes_has_no_tree() -> None:
+    assert branched({"virtual_hosts": [{"name": "x", "routes": []}]}) == {"virtual_hosts": [{"name": "x"}]}

@@ -34,10 +34,9 @@ def branched(table: Json) -> Json:
 
 
 def _host(host: Json) -> Json:
+    rest = {name: value for name, value in host.items() if name != "routes"}
     routes = host.get("routes")
-    if not routes:
-        return host
-    return {**{name: value for name, value in host.items() if name != "routes"}, "matcher": _tree(routes)}
+    return {**rest, "matcher": _tree(routes)} if routes else rest
 
 
 def _tree(routes: Sequence[Json]) -> Json:
