@@ -40,7 +40,6 @@ class Traffic:
     orders: tuple[Kind, Database, JetStreamBus]
     inventory: tuple[Kind, Database, JetStreamBus]
     told: int = 0
-    heard: int = 0
     going_on: bool = True
     loops: list[Loops] = field(default_factory=list)
 
@@ -66,18 +65,26 @@ class Traffic:
                 async with database.transaction() as tx:
                     await tx.publish({"key": key, "n": n})
                 self.told += 1
-            await until(lambda: self.told - self.heard < AHEAD or not self.going_on, 5 * PATIENCE_S)
+            await until(self._near, 5 * PATIENCE_S, "inventory to hear of what was told")
 
-    async def listen(self) -> None:
-        while True:
-            async with self.inventory[1].reader() as reader:
-                self.heard = await reader.scalar("SELECT count(*) FROM told")
-            await asyncio.sleep(0.02)
+    async def heard(self) -> int:
+        async with self.inventory[1].reader() as reader:
+            return int(await reader.scalar("SELECT count(*) FROM told"))
+
+    async def _near(self) -> bool:
+        return not self.going_on or self.told - await self.heard() < AHEAD
 
     async def goes_on(self) -> None:
         """Events come all the way, from now on, through what servers are left."""
-        before = self.heard
-        await until(lambda: self.heard > before + BETWEEN, PATIENCE_S)
+        wanted = await self.heard() + BETWEEN
+
+        async def more() -> bool:
+            return await self.heard() > wanted
+
+        await until(more, PATIENCE_S, f"{BETWEEN} more events")
+
+    async def all_heard(self) -> bool:
+        return await self.heard() >= self.told
 
     async def leader(self) -> int:
         asking = JetStreamBus(self.bus.url(admin("orders")))
@@ -133,7 +140,7 @@ async def test_three_servers_of_which_one_dies_one_is_cut_off_and_one_stands_sti
     tmp_path: Path,
 ) -> None:
     async with three_servers(tmp_path / "bus", shop_on_the_bus()) as bus, traffic(bus, tmp_path) as running:
-        telling, listening = asyncio.create_task(running.tell()), asyncio.create_task(running.listen())
+        telling = asyncio.create_task(running.tell())
         await running.goes_on()
 
         dying = await running.leader()
@@ -156,8 +163,7 @@ async def test_three_servers_of_which_one_dies_one_is_cut_off_and_one_stands_sti
 
         running.going_on = False
         await telling
-        await until(lambda: running.heard >= running.told, PATIENCE_S)
-        listening.cancel()
+        await until(running.all_heard, PATIENCE_S, "inventory to hear of everything")
         async with running.inventory[1].reader() as reader:
             history = await running.inventory[0].history(reader)
         in_order = list(range(1, running.told // len(KEYS) + 1))

@@ -121,9 +121,7 @@ from pathlib import Path
 @service.get("/middle/slow", public=True)
 async def slow() -> str:
     Path("entered").touch()
-    while not Path("leave").exists():
-        await asyncio.sleep(0.01)
-    return "whole"
+    return await asyncio.to_thread(Path("answer").read_text)
 """
 
 
@@ -133,6 +131,7 @@ def test_what_is_in_flight_at_the_end_is_answered_whole_and_nobody_new_comes(pai
     code = folder / "middle" / "service.py"
     code.write_text(code.read_text() + SLOW)
     pair.up()
+    os.mkfifo(folder / "answer")  # who reads it waits for who writes
     state, port = pair.state, httpx.URL(pair.url).port or 0
     with pair.client() as waiting, pair.client() as asking, ThreadPoolExecutor() as threads:
         assert "connection" not in asking.get("/middle/process").headers
@@ -141,7 +140,7 @@ def test_what_is_in_flight_at_the_end_is_answered_whole_and_nobody_new_comes(pai
         down = threads.submit(pair.run, "down")
         until_sync(lambda: not listens(port))
         last = asking.get("/middle/process")
-        (folder / "leave").touch()
+        (folder / "answer").write_text("whole")
 
         assert (answer.result().status_code, answer.result().json()) == (200, "whole")
         assert (answer.result().headers["connection"], last.headers["connection"]) == ("close", "close")
