@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ _PLACES: dict[str, Callable[[Path], AbstractContextManager[Deployed]]] = {
     "compose": places.compose,
     "kubernetes": places.pods,
 }
+Host = TypeVar("Host", Compose, Pods)
 CAN_NOT_RUN = 77  # as exit code; what autotools call a skipped test
 
 
@@ -37,24 +39,25 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         )
 
 
+def _only(request: pytest.FixtureRequest, place: str, kind: type[Host], reason: str) -> Host:
+    """What is deployed there; elsewhere nothing is started for it."""
+    if place != PLACE:
+        pytest.skip(reason)
+    found = request.getfixturevalue("deployed")
+    assert isinstance(found, kind)
+    return found
+
+
 @pytest.fixture
 def containers(request: pytest.FixtureRequest) -> Compose:
     """For what only Compose promises."""
-    if PLACE != "compose":
-        pytest.skip("only Compose promises this; make acceptance-compose")
-    found = request.getfixturevalue("deployed")
-    assert isinstance(found, Compose)
-    return found
+    return _only(request, "compose", Compose, "only Compose promises this; make acceptance-compose")
 
 
 @pytest.fixture
 def pods(request: pytest.FixtureRequest) -> Pods:
     """For what is to be seen at pods only."""
-    if PLACE != "kubernetes":
-        pytest.skip("of pods; make acceptance-kubernetes")
-    found = request.getfixturevalue("deployed")
-    assert isinstance(found, Pods)
-    return found
+    return _only(request, "kubernetes", Pods, "of pods; make acceptance-kubernetes")
 
 
 @pytest.fixture

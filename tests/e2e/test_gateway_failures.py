@@ -16,7 +16,7 @@ from msgspec import structs
 from atoll.gateway.known import Known
 from atoll.system.failures import USUAL, FailureDetection, HealthCheck, OutlierEjection, Retries
 from tests.support.gateway import Rig, contract, gateway, known, load, replica, upstreams
-from tests.support.moody import Moody, moody
+from tests.support.moody import Mood, Moody, moody
 from tests.support.waiting import until
 
 PUBLIC: dict[str, Any] = {"security": []}
@@ -63,6 +63,14 @@ async def _is(rig: Rig, name: str, value: int) -> bool:
     return await _stat(rig, name) == value
 
 
+async def _fails_often(world: Shop, faulty: Moody, mood: Mood) -> None:
+    """Until it was asked a dozen times."""
+    faulty.moods = [mood] * 500
+    async with asyncio.timeout(30):
+        while len(faulty.seen) < 12:
+            await world.statuses(1)
+
+
 async def test_a_replica_whose_answers_fail_is_ejected_where_the_manifest_says_after_how_many(tmp_path: Path) -> None:
     failures = FailureDetection(outlier_ejection=OutlierEjection(consecutive_5xx=3, ejection_s=600))
     async with shop(tmp_path, failures, replicas=2) as world:
@@ -81,10 +89,7 @@ async def test_a_replica_whose_answers_fail_is_ejected_where_the_manifest_says_a
 async def test_without_that_no_answer_ejects(tmp_path: Path) -> None:
     async with shop(tmp_path, USUAL, replicas=2) as world:
         faulty, _ = world.replicas
-        faulty.moods = ["refuse"] * 500
-        async with asyncio.timeout(30):
-            while len(faulty.seen) < 12:
-                await world.statuses(1)
+        await _fails_often(world, faulty, "refuse")
 
         assert await _is(world.rig, "outlier_detection.ejections_enforced_total", 0)
 
@@ -143,10 +148,7 @@ async def test_without_that_it_is_tried_again_and_again(tmp_path: Path) -> None:
     failures = FailureDetection(health_check=SELDOM, outlier_ejection=OutlierEjection(consecutive_failures=0), retries=ONCE)
     async with shop(tmp_path, failures, replicas=2) as world:
         faulty, _ = world.replicas
-        faulty.moods = ["cut"] * 500
-        async with asyncio.timeout(30):
-            while len(faulty.seen) < 12:
-                await world.statuses(1)
+        await _fails_often(world, faulty, "cut")
 
         assert await _is(world.rig, "outlier_detection.ejections_enforced_total", 0)
 
