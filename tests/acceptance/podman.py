@@ -49,9 +49,9 @@ cgroup_manager = "cgroupfs"
 events_logger = "none"
 lock_type = "file"
 runtime = "limitless"
-static_dir = "{folder}/store/libpod"
+static_dir = "{folder}/root/libpod"
 tmp_dir = "{folder}/tmp"
-volume_path = "{folder}/store/volumes"
+volume_path = "{folder}/root/volumes"
 
 [engine.runtimes]
 limitless = ["{folder}/runtime"]
@@ -63,7 +63,7 @@ network_config_dir = "{folder}/networks"
 _STORAGE = """\
 [storage]
 driver = "overlay"
-graphroot = "{folder}/store"
+graphroot = "{folder}/root"
 runroot = "{folder}/run"
 """
 
@@ -108,7 +108,7 @@ def podman(folder: Path) -> Iterator[Podman]:
             with suppress(AssertionError):  # who is not killed at once is removed all the same, only later
                 found("pod", "kill", "--all")
             found("pod", "rm", "--all", "--force", "--time", "0")
-            subprocess.run(["umount", str(folder / "store" / "overlay")], check=False, capture_output=True)
+            subprocess.run(["umount", str(folder / "root" / "overlay")], check=False, capture_output=True)
 
 
 @contextmanager
