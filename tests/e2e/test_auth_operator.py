@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.chaos.rehearsal import Plan, rehearse
+from tests.chaos.rehearsal import CONFIRMING, Plan, rehearse
 from tests.support.auth import claims_of, kid_of
 from tests.support.system import RunningSystem, running
 from tests.support.waiting import until_sync
@@ -113,3 +113,4 @@ async def test_under_load_nobody_is_refused_wrongly_and_nobody_is_accepted_late(
     assert found.false == []
     assert found.late == []
     assert len(found.took_s) == 9, "four facts, each at both doors, and a key at the gateway"
+    assert all(found.answered_s[fact] for fact in CONFIRMING.values())
