@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from atoll.errors import Malformed, SystemMistake
@@ -25,8 +26,6 @@ def _with(*replicas: object, listening_since: float = 0.0) -> Known:
 
 
 def _beat(entry: object, beat: float) -> object:
-    import msgspec
-
     return msgspec.structs.replace(entry, beat=beat)  # type: ignore[type-var]
 
 
@@ -76,6 +75,17 @@ def test_after_a_reconnect_everybody_is_given_time() -> None:
     late = 1000.0 + 10 * STALE_S
 
     assert len(_with(ONE, _beat(TWO, late), listening_since=late - 1).present) == 2
+
+
+def test_a_silence_of_all_is_the_bus_s_and_nobody_goes_for_it() -> None:
+    """Servers that have lost each other: the connections stay, and nobody's beat arrives."""
+    again = 1000.0 + 10 * STALE_S
+
+    heard = _with(ONE, TWO).with_replica("orders.orders-2", msgspec.json.encode(_beat(TWO, again)))
+    assert len(heard.present) == 2
+    for beat in (again + 10, again + 20, again + STALE_S + 1):
+        heard = heard.with_replica("orders.orders-2", msgspec.json.encode(_beat(TWO, beat)))
+    assert [one.replica for one in heard.present] == ["orders-2"], "it alone was silent"
 
 
 def test_keys_always_hold_the_throwaway_one() -> None:

@@ -238,12 +238,31 @@ async def test_silence_counts_only_while_others_are_heard(bus: MemoryBus) -> Non
     await write(bus, msgspec.structs.replace(TWO, beat=2.0))
     await until(lambda: len(seen.keys) == 2)
 
-    await write(bus, msgspec.structs.replace(TWO, beat=31.0))
+    for beat in (12.0, 22.0, 31.0):
+        await write(bus, msgspec.structs.replace(TWO, beat=beat))
     assert len(watch.replicas) == 2
     await write(bus, msgspec.structs.replace(TWO, beat=32.0))
     await until(lambda: seen.keys == [TWO.key])
     await write(bus, msgspec.structs.replace(ONE, beat=33.0))
     await until(lambda: len(seen.keys) == 2)
+    await watch.close()
+
+
+async def test_nobody_goes_for_a_silence_of_all(bus: MemoryBus) -> None:
+    """Servers that have lost each other: the connections stay, and nobody's beat arrives."""
+    seen = Seen()
+    watch = Watch(bus, seen, stale_after_s=30, clock=lambda: 0.0)
+    await watch.start()
+    await write(bus, msgspec.structs.replace(ONE, beat=1.0))
+    await write(bus, msgspec.structs.replace(TWO, beat=2.0))
+    await until(lambda: len(seen.keys) == 2)
+
+    await write(bus, msgspec.structs.replace(TWO, beat=601.0, version="1.0.1"))
+    await until(lambda: seen.replicas[TWO.key].version == "1.0.1")
+    assert len(seen.keys) == 2
+    for beat in (611.0, 621.0, 632.0):
+        await write(bus, msgspec.structs.replace(TWO, beat=beat))
+    await until(lambda: seen.keys == [TWO.key])
     await watch.close()
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from atoll.errors import Malformed, SystemMistake
 from atoll.gateway.ir import Cors, Endpoint
-from atoll.registry.replica import Replica
+from atoll.registry.replica import NOBODY_HEARD_S, Replica
 from atoll.system.contract import Contract
 from atoll.system.failures import USUAL, FailureDetection
 from atoll.tokens.keys import KeySet
@@ -100,8 +100,8 @@ class Known:
     """All inputs of `translate`. `replicas` by registry key (`orders.orders-1`), `contracts` by `<service>.<digest>`, and so
     `left_out`: those that Envoy refuses.
 
-    `listening_since` (epoch s) is when the bus was last connected: before that, nobody could be heard. `fresh` are the keys of
-    replicas that are new beside others.
+    `listening_since` (epoch s) is since when replicas can be heard: the bus's last connect, or the end of a silence of all.
+    `fresh` are the keys of replicas that are new beside others.
     """
 
     system: SystemEntry
@@ -159,7 +159,8 @@ class Known:
             ip_address(Endpoint.parse(entry.address).host)
         except ValueError as error:
             raise Malformed(f"registry key {key}: {error}", hint="a replica announces IP address and port") from None
-        return replace(self, replicas={**self.replicas, key: entry})
+        since = entry.beat if entry.beat - self._newest_beat > NOBODY_HEARD_S else 0.0
+        return replace(self, replicas={**self.replicas, key: entry}, listening_since=max(since, self.listening_since))
 
     def without_replica(self, key: str) -> Known:
         """After a replica left the registry."""
@@ -168,9 +169,13 @@ class Known:
     @cached_property
     def present(self) -> tuple[Replica, ...]:
         """The replicas that are there. Silence counts only while others are heard: age is against the newest heartbeat."""
-        newest = max((entry.beat for entry in self.replicas.values()), default=0.0)
+        newest = self._newest_beat
         heard = [(max(entry.beat, self.listening_since), entry) for _, entry in sorted(self.replicas.items())]
         return tuple(entry for beat, entry in heard if newest - beat <= STALE_S)
+
+    @cached_property
+    def _newest_beat(self) -> float:
+        return max((entry.beat for entry in self.replicas.values()), default=0.0)
 
     @property
     def gateways(self) -> int:

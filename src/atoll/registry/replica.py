@@ -6,9 +6,13 @@ import msgspec
 
 from atoll.bus.ports import Received
 
-__all__ = ["STREAM", "Replica", "canaries", "on_trial", "parse", "removal", "subject"]
+__all__ = ["NOBODY_HEARD_S", "STREAM", "Replica", "canaries", "on_trial", "parse", "removal", "subject"]
 
 STREAM = "KV_registry"
+NOBODY_HEARD_S = 15.0
+"""So long without a beat of anybody, three beats, is the bus's silence and nobody's own: then all are given time anew. Clients
+stay connected with servers that have lost each other, so the first who is heard again would make all others look gone.
+"""
 _PREFIX = "$KV.registry."
 _REMOVALS = (b"KV-Operation: DEL", b"KV-Operation: PURGE")
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from atoll.bus.ports import Bus, Received
 from atoll.errors import BusOutage
-from atoll.registry.replica import STREAM, Replica, parse, removal, subject
+from atoll.registry.replica import NOBODY_HEARD_S, STREAM, Replica, parse, removal, subject
 
 __all__ = ["Watch"]
 
@@ -101,6 +101,8 @@ class Watch:
             logger.warning("the registry's entry %s can't be read: kept as it was", received.subject)
             return
         self._members[entry.key] = entry
+        if entry.beat - self._newest_beat > NOBODY_HEARD_S:
+            self._listening_since = max(self._listening_since, entry.beat)
         self._newest_beat = max(self._newest_beat, entry.beat)
 
     def _tell(self) -> None:
@@ -110,5 +112,5 @@ class Watch:
             self._changed(self.replicas)
 
     def _stale(self, entry: Replica) -> bool:
-        """Everybody is given time after a reconnect: nobody could be heard before."""
+        """Everybody is given time after a reconnect, or when nobody was heard: it could not be."""
         return self._newest_beat - max(entry.beat, self._listening_since) > self._stale_after_s
