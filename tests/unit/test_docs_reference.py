@@ -31,6 +31,8 @@ from atoll.service.validation import MAX_FAULTS
 from atoll.system import manifest, plan
 from atoll.system.budgets import BUDGETS, Budgets
 from atoll.system.failures import USUAL
+from atoll.system.manifest import tables, values
+from atoll.system.manifest.view import RESERVED
 from atoll.tokens.verify import MAX_TOKEN_BYTES, Verifier
 from tests.support.pages import DOCS, blocks, names, rows
 from tests.support.system import ROOT
@@ -42,17 +44,17 @@ SOURCES = sorted((ROOT / "src" / "atoll").rglob("*.py"))
 # the manifest
 
 
-def keys(table: manifest._Table, at: str = "") -> Iterator[tuple[str, manifest.Check]]:
+def keys(table: tables.Table, at: str = "") -> Iterator[tuple[str, values.Check]]:
     """Every key below a table, with what it may be. A key that anybody may choose is NAME."""
     shapes = {**table.keys, **({"NAME": table.named} if table.named else {})}
     for name, shape in shapes.items():
-        if isinstance(shape, manifest._Table):
+        if isinstance(shape, tables.Table):
             yield from keys(shape, f"{at}{name}.")
         else:
             yield f"{at}{name}", shape
 
 
-def may_be(check: manifest.Check) -> str:
+def may_be(check: values.Check) -> str:
     """In the words of the message about a value that is wrong."""
     words = check(None).removeprefix("must be ").removesuffix(", not None")
     return "1" if words == "a whole number from 1 to 1" else words
@@ -64,18 +66,18 @@ def documented(heading: str) -> dict[str, str]:
 
 def test_the_manifests_page_has_every_key_and_what_it_may_be() -> None:
     parts = {
-        "## `[gateway]`": manifest._GATEWAY,
-        "## `[auth]`": manifest._AUTH,
-        "## `[bus]`": manifest._BUS,
-        "## `[containers]`": manifest._CONTAINERS,
-        "## `[telemetry]`": manifest._TELEMETRY,
-        "## `[services.NAME]`": manifest._SERVICE,
-        "## Top": manifest._Table({name: manifest._ROOT.keys[name] for name in ("format", "name")}),
+        "## `[gateway]`": tables.GATEWAY,
+        "## `[auth]`": tables.AUTH,
+        "## `[bus]`": tables.BUS,
+        "## `[containers]`": tables.CONTAINERS,
+        "## `[telemetry]`": tables.TELEMETRY,
+        "## `[services.NAME]`": tables.SERVICE,
+        "## Top": tables.Table({name: tables.ROOT.keys[name] for name in ("format", "name")}),
     }
     for heading, table in parts.items():
         assert documented(heading) == {name: may_be(check) for name, check in keys(table)}, heading
-    assert set(documented("## `[environments.NAME]`")) == set(manifest._OVERLAY.keys)
-    assert set(manifest._ROOT.keys) == {*manifest._OVERLAY.keys, "format", "name", "environments"}
+    assert set(documented("## `[environments.NAME]`")) == set(tables.OVERLAY.keys)
+    assert set(tables.ROOT.keys) == {*tables.OVERLAY.keys, "format", "name", "environments"}
 
 
 def test_the_manifests_page_shows_the_defaults() -> None:
@@ -102,7 +104,7 @@ def test_the_manifest_that_is_shown_can_be_read_and_reserved_names_are_listed() 
     (shown,) = blocks(page, "toml")
     assert [spec.name for spec in manifest.parse(shown.text, Path("atoll.toml")).services] == ["catalog", "orders", "legacy"]
     (reserved,) = [line for line in page.read_text("utf-8").splitlines() if line.endswith("are taken.")]
-    assert set(names(reserved)) - {"-"} == manifest.RESERVED
+    assert set(names(reserved)) - {"-"} == RESERVED
 
 
 # environment variables

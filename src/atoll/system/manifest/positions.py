@@ -7,10 +7,33 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Positions", "scan", "syntax_error_line"]
+from atoll.errors import SystemMistake
+
+__all__ = ["Places", "Positions", "scan", "syntax_error_line"]
 
 Positions = dict[tuple[str, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where in the text of `path` something stands, for messages."""
+
+    path: Path
+    positions: Positions
+
+    def mistake(self, at: tuple[str, ...], detail: str, hint: str = "") -> SystemMistake:
+        """To be raised."""
+        return SystemMistake(detail, where=self.where(at), hint=hint)
+
+    def where(self, at: tuple[str, ...]) -> str:
+        """file:line of a key, or of the innermost table around it that stands in the text."""
+        while at and at not in self.positions:
+            at = at[:-1]
+        return f"{self.path}:{self.positions.get(at, 1)}"
+
 
 _HEADER = re.compile(r"^\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
