@@ -28,7 +28,8 @@ from atoll import (
     WebSocket,
 )
 from atoll.errors import SystemMistake
-from atoll.service.operations import From, Operation
+from atoll.service.arguments import From
+from atoll.service.operations import Operation
 
 
 class NewOrder(msgspec.Struct):

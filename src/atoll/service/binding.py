@@ -11,8 +11,9 @@ import msgspec
 
 from atoll.errors import Invalid, Malformed, Mistake, Refused
 from atoll.service import annotations as types
+from atoll.service.arguments import Argument, From
 from atoll.service.calls import Call
-from atoll.service.operations import Argument, From, Operation
+from atoll.service.operations import Operation
 from atoll.service.validation import Fault, decode_other, faults
 
 __all__ = ["INJECTED", "Binder", "body_reader", "cookies_of"]

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from atoll.service.answers import Answer
+from atoll.service.arguments import From
 from atoll.service.binding import cookies_of
-from atoll.service.operations import From, Operation
+from atoll.service.operations import Operation
 
 if TYPE_CHECKING:
     from atoll.service.calls import Call

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from atoll.errors import Forbidden, Refused, Unauthorized
 from atoll.service.answers import Scope
-from atoll.service.operations import From, Operation
+from atoll.service.arguments import From
+from atoll.service.operations import Operation
 from atoll.service.principal import Principal
 
 __all__ = ["TokenMissing", "TwoCredentials", "Verify", "caller", "claimed", "token_of", "without_token"]

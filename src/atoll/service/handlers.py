@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.delivery.handling import Delivery, Handler, Handlers
 from atoll.service import context
+from atoll.service.arguments import From
 from atoll.service.binding import body_reader
 from atoll.service.calls import Call
-from atoll.service.operations import From, Subscription
+from atoll.service.operations import Subscription
 from atoll.telemetry.metrics import Meter
 
 if TYPE_CHECKING:

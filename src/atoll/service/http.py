@@ -22,13 +22,14 @@ from atoll.errors import Bug, Malformed, Refused, TooLarge
 from atoll.service import annotations as types
 from atoll.service import context
 from atoll.service.answers import ASGI, Answer, Receive, Scope, Send, answer_of, refuse, send_answer
+from atoll.service.arguments import From
 from atoll.service.binding import INJECTED, Binder
 from atoll.service.caching import Answers, Cached
 from atoll.service.callers import Verify, caller
 from atoll.service.calls import Call
 from atoll.service.handlers import in_thread
 from atoll.service.open_calls import OpenCalls, StreamingCall
-from atoll.service.operations import From, Operation
+from atoll.service.operations import Operation
 from atoll.service.problems import Problem, problem_of
 from atoll.service.repeats import Claim, Repeats
 from atoll.service.routes import Routes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import msgspec
 
 from atoll.errors import SystemMistake
-from atoll.service.operations import Argument, From, arguments_of, declared_at, hints_of
+from atoll.service.arguments import Argument, From, arguments_of, declared_at, hints_of
 from atoll.service.settings import Settings, Sources, load
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import msgspec
 
 from atoll.service import annotations as types
 from atoll.service import caching, repeats
+from atoll.service.arguments import Argument, From
 from atoll.service.mounting import is_asgi
-from atoll.service.operations import BODY_LIMIT_BYTES, Argument, From, Operation
+from atoll.service.operations import BODY_LIMIT_BYTES, Operation
 from atoll.service.problems import title
 from atoll.service.schemas import Schemas
 

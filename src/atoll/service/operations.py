@@ -1,28 +1,29 @@
-"""What a handler's signature says, as frozen data. Everything that can't work is a SystemMistake with file and line here.
-
-An argument comes from, in this order: what its marker says; its type (Request, UploadFile, Principal, a transaction, a
-database, Settings, a provided type); the path, when its name stands there; the query, when one string can carry it; the
-body.
-"""
+"""What a handler's signature and options say, as frozen data. What can't work is a SystemMistake with file and line here."""
 
 from __future__ import annotations
 
-import enum
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, get_args
 
 import msgspec
 from msgspec.structs import replace
 
-from atoll.delivery.handling import Delivery
 from atoll.errors import AtollError, SystemMistake
 from atoll.service import annotations as types
+from atoll.service.arguments import (
+    Argument,
+    From,
+    Place,
+    declared_at,
+    hints_of,
+    of_operation,
+    of_subscription,
+    parameters,
+    settle,
+)
 from atoll.service.options import check_options
-from atoll.service.parameters import Body, Cookie, Form, Header, Marker, Query
-from atoll.service.principal import Principal
-from atoll.service.settings import Settings
 from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, bytes_of, seconds_of
 from atoll.system.rates import Rate
@@ -30,61 +31,18 @@ from atoll.system.rates import Rate
 __all__ = [
     "BODY_LIMIT_BYTES",
     "MESSAGE_LIMIT_BYTES",
-    "REQUIRED",
-    "Argument",
-    "From",
     "Operation",
     "Options",
     "SocketOptions",
     "Subscription",
-    "arguments_of",
-    "declared_at",
-    "hints_of",
 ]
 
-REQUIRED: Any = inspect.Parameter.empty
 IdempotencyKey = Literal["accepted", "required", "ignored"]
 _SEGMENT = re.compile(r"^(?:\{[A-Za-z_][A-Za-z0-9_]*(?::path)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+)$")
 _EVENT_TYPE = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$")
 _DURATION = re.compile(r"([0-9]{1,6})(s|min|h|d)")
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
-_WITHOUT_BODY = ("GET", "DELETE")
 MESSAGE_LIMIT_BYTES = 1 << 20
-
-
-class From(enum.Enum):
-    """Where an argument comes from."""
-
-    PATH = "path"
-    QUERY = "query"
-    HEADER = "header"
-    COOKIE = "cookie"
-    BODY = "body"
-    FORM = "form"
-    FILE = "file"
-    REQUEST = "request"
-    SOCKET = "socket"
-    PRINCIPAL = "principal"
-    TRANSACTION = "transaction"
-    DATABASE = "database"
-    DELIVERY = "delivery"
-    EVENT = "event"
-    PROVIDED = "provided"
-
-
-class Argument(msgspec.Struct, frozen=True):
-    """One argument of a handler or provider. `wire` is its name outside, `whole` means that one struct takes all there is."""
-
-    name: str
-    source: From
-    type: Any
-    wire: str = ""
-    default: Any = REQUIRED
-    whole: bool = False
-
-    @property
-    def required(self) -> bool:
-        return self.default is REQUIRED
 
 
 class Options(TypedDict, total=False):
@@ -183,7 +141,7 @@ class Operation(msgspec.Struct, frozen=True):
         hints = hints_of(handler, names)
         in_path = _parameters_of(path, where)
         arguments = tuple(
-            _of_operation(parameter, hints, _Place(method, in_path, where)) for parameter in _parameters(handler, where)
+            of_operation(parameter, hints, Place(method, in_path, where)) for parameter in parameters(handler, where)
         )
         returns = hints.get("return", Any)
         operation = cls(
@@ -227,7 +185,7 @@ class Operation(msgspec.Struct, frozen=True):
 
         Raises SystemMistake when its answer can't be kept, because something provided sees the whole request.
         """
-        settled = replace(self, arguments=tuple(_settle(argument, provided) for argument in self.arguments))
+        settled = replace(self, arguments=tuple(settle(argument, provided) for argument in self.arguments))
         seen = {one.source for one in _seen(settled.arguments, provided)}
         _check_cache(settled, seen)
         _check_socket(settled, seen)
@@ -277,8 +235,7 @@ class Subscription(msgspec.Struct, frozen=True):
             raise SystemMistake(f"{type!r} is no event type", where=where, hint="<service>.<event>: inventory.stock_rejected")
         hints = hints_of(handler, names)
         arguments = tuple(
-            _of_subscription(position, parameter, hints, where)
-            for position, parameter in enumerate(_parameters(handler, where))
+            of_subscription(position, parameter, hints, where) for position, parameter in enumerate(parameters(handler, where))
         )
         if not arguments or arguments[0].source is not From.EVENT:
             raise SystemMistake(
@@ -291,57 +248,6 @@ class Subscription(msgspec.Struct, frozen=True):
 
     def providing(self, provided: Mapping[Any, Any]) -> Subscription:
         return self
-
-
-def arguments_of(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> tuple[Argument, ...]:
-    """The arguments of a provider or hook: everything is injected."""
-    where = declared_at(function)
-    hints = hints_of(function, names)
-    return tuple(_injected(parameter, hints[parameter.name], where) for parameter in _parameters(function, where))
-
-
-def declared_at(function: Callable[..., Any]) -> str:
-    """`file:line` of a function, for messages."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
-
-
-class _Place(msgspec.Struct, frozen=True):
-    """Where an argument stands: the operation's verb, the names in its path, file:line."""
-
-    method: str
-    in_path: tuple[str, ...]
-    where: str
-
-
-def hints_of(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Its annotations as types; `names` are the caller's locals. Raises SystemMistake for a name that is not known yet."""
-    try:
-        return get_type_hints(function, localns=dict(names or {}), include_extras=True)
-    except NameError as error:
-        raise SystemMistake(
-            f"{function.__name__}: the annotation {error.name!r} is not known when the service is imported",
-            where=declared_at(function),
-            hint="import it at run time too, not only under TYPE_CHECKING, and above the handler",
-        ) from error
-
-
-def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parameter]:
-    parameters = list(inspect.signature(function).parameters.values())
-    for parameter in parameters:
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise SystemMistake(
-                f"{function.__name__}: {parameter} can't be filled in",
-                where=where,
-                hint="name every argument; no *args, no **kwargs",
-            )
-        if parameter.annotation is parameter.empty:
-            raise SystemMistake(
-                f"{function.__name__}: {parameter.name!r} has no annotation",
-                where=where,
-                hint="its type decides where it comes from",
-            )
-    return parameters
 
 
 def _parameters_of(path: str, where: str) -> tuple[str, ...]:
@@ -361,112 +267,6 @@ def _parameters_of(path: str, where: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise SystemMistake(f"{path!r} names a parameter twice", where=where)
     return names
-
-
-def _of_operation(parameter: inspect.Parameter, hints: Mapping[str, Any], place: _Place) -> Argument:
-    annotation, extras = types.split(hints[parameter.name])
-    markers = [extra() if extra in _MARKERS else extra for extra in extras if isinstance(extra, Marker) or extra in _MARKERS]
-    kept = tuple(extra for extra in extras if not isinstance(extra, Marker) and extra not in _MARKERS)
-    annotation = Annotated[(annotation, *kept)] if kept else annotation
-    if markers:
-        return _marked(parameter, annotation, markers[0], place)
-    return _by_type(parameter, annotation) or _by_shape(parameter, annotation, place)
-
-
-_MARKERS = (Query, Header, Cookie, Form, Body)
-
-
-def _marked(parameter: inspect.Parameter, annotation: Any, marker: Marker, place: _Place) -> Argument:
-    source = {Query: From.QUERY, Header: From.HEADER, Cookie: From.COOKIE, Form: From.FORM, Body: From.BODY}[type(marker)]
-    whole = not (types.is_scalar(annotation) or types.is_scalars(annotation)) or source is From.BODY
-    if whole and not types.is_bodylike(annotation) and not (source is From.BODY and _is_leaf(annotation)):
-        raise _unknown(parameter, annotation, place.where)
-    wire = marker.name or (parameter.name.replace("_", "-") if source is From.HEADER else parameter.name)
-    return Argument(parameter.name, source, annotation, wire, _or_none(parameter, annotation), whole)
-
-
-def _is_leaf(annotation: Any) -> bool:
-    return types.is_scalar(annotation) or types.bare(annotation) in (bytes, Any, object)
-
-
-def _by_type(parameter: inspect.Parameter, annotation: Any) -> Argument | None:
-    """Arguments whose type says it all."""
-    inner = types.optional_of(annotation) or annotation
-    if types.is_request(annotation):
-        source = From.REQUEST
-    elif types.is_socket(annotation):
-        source = From.SOCKET
-    elif types.is_upload(annotation):
-        return Argument(parameter.name, From.FILE, annotation, parameter.name, _or_none(parameter, annotation))
-    elif inner is Principal:
-        return Argument(parameter.name, From.PRINCIPAL, annotation, "", _or_none(parameter, annotation))
-    elif types.transaction_flavour(annotation):
-        source = From.TRANSACTION
-    elif types.database_flavour(annotation):
-        source = From.DATABASE
-    elif annotation is Delivery:
-        source = From.DELIVERY
-    elif isinstance(annotation, type) and issubclass(annotation, Settings):
-        source = From.PROVIDED
-    else:
-        return None
-    return Argument(parameter.name, source, annotation)
-
-
-def _or_none(parameter: inspect.Parameter, annotation: Any) -> Any:
-    """`T | None` is not required, whether or not it says `= None`."""
-    return None if parameter.default is REQUIRED and types.optional_of(annotation) else parameter.default
-
-
-def _by_shape(parameter: inspect.Parameter, annotation: Any, place: _Place) -> Argument:
-    name = parameter.name
-    if name in place.in_path:
-        if not types.is_scalar(annotation):
-            raise SystemMistake(f"{name!r} stands in the path, but {_show(annotation)} is no scalar", where=place.where)
-        return Argument(name, From.PATH, annotation, name)
-    if types.is_scalar(annotation) or (types.is_scalars(annotation) and place.method in _WITHOUT_BODY):
-        return Argument(name, From.QUERY, annotation, name, _or_none(parameter, annotation))
-    if types.is_bodylike(annotation) and place.method not in _WITHOUT_BODY:
-        return Argument(name, From.BODY, annotation, name, _or_none(parameter, annotation), whole=True)
-    return _injected(parameter, annotation, place.where)
-
-
-def _injected(parameter: inspect.Parameter, annotation: Any, where: str) -> Argument:
-    known = _by_type(parameter, annotation)
-    if known is not None:
-        return known
-    is_class = isinstance(annotation, type) and annotation.__module__ != "builtins"
-    if not is_class and not types.is_bodylike(annotation):
-        raise _unknown(parameter, annotation, where)
-    return Argument(parameter.name, From.PROVIDED, annotation, "", parameter.default)
-
-
-def _of_subscription(position: int, parameter: inspect.Parameter, hints: Mapping[str, Any], where: str) -> Argument:
-    annotation = hints[parameter.name]
-    if position == 0:
-        if types.is_bodylike(annotation):
-            return Argument(parameter.name, From.EVENT, annotation)
-        raise SystemMistake(f"{_show(annotation)} can't hold an event", where=where, hint="a Struct with the fields you need")
-    argument = _injected(parameter, annotation, where)
-    if argument.source in (From.PRINCIPAL, From.REQUEST, From.SOCKET, From.FILE):
-        raise SystemMistake(
-            f"an event has no {argument.source.value}", where=where, hint="what it needs belongs into the event"
-        )
-    return argument
-
-
-def _settle(argument: Argument, provided: Mapping[Any, Any]) -> Argument:
-    if argument.source is From.BODY and _hashable(argument.type) and argument.type in provided:
-        return replace(argument, source=From.PROVIDED)
-    return argument
-
-
-def _hashable(annotation: Any) -> bool:
-    try:
-        hash(annotation)
-    except TypeError:
-        return False
-    return True
 
 
 def _check(operation: Operation, in_path: tuple[str, ...]) -> None:
@@ -668,15 +468,3 @@ def _status(method: str, returns: Any) -> int:
     if returns is type(None) or returns is None:
         return 204
     return 201 if method == "POST" else 200
-
-
-def _unknown(parameter: inspect.Parameter, annotation: Any, where: str) -> SystemMistake:
-    return SystemMistake(
-        f"{parameter.name}: {_show(annotation)} can come from nowhere",
-        where=where,
-        hint="a scalar, a Struct, Annotated[…, Query() | Header() | Cookie() | Form() | Body()], or a type that is provided",
-    )
-
-
-def _show(annotation: Any) -> str:
-    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)

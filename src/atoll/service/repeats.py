@@ -17,8 +17,9 @@ import msgspec
 from atoll.database.ports import Journal, Kept, KeyInUse
 from atoll.errors import Bug, Refused
 from atoll.service.answers import Answer
+from atoll.service.arguments import From
 from atoll.service.binding import cookies_of
-from atoll.service.operations import From, Operation
+from atoll.service.operations import Operation
 
 if TYPE_CHECKING:
     from atoll.service.calls import Call

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from atoll.errors import SystemMistake
+from atoll.service.arguments import Argument, arguments_of
 from atoll.service.injection import Lifetime, Provider
-from atoll.service.operations import Argument, Operation, Options, SocketOptions, Subscription, arguments_of
+from atoll.service.operations import Operation, Options, SocketOptions, Subscription
 
 if TYPE_CHECKING:
     from atoll.service.static import Files

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from atoll.database.ports import Kind, OutboxRow
 from atoll.errors import SystemMistake
 from atoll.service import annotations as types
+from atoll.service.arguments import Argument, From
 from atoll.service.events import Declaration, Event, declaration, encoder
 from atoll.service.injection import Provider, check_providers
-from atoll.service.operations import Argument, From, Operation, Subscription
+from atoll.service.operations import Operation, Subscription
 from atoll.service.router import Hook, Router, refuse_twice
 from atoll.service.settings import Settings
 
