@@ -160,6 +160,27 @@ def test_it_is_given_up_under_load_without_a_failed_request(ending: RunningSyste
     assert "middle has no canary now" in ending.run("canary", "middle", "--promote").stderr
 
 
+@pytest.mark.parametrize("how", ["--abort", "--promote"])
+def test_it_does_not_go_before_the_gateway_has_confirmed_that_nobody_is_sent_to_it(ending: RunningSystem, how: str) -> None:
+    """Where it goes while all clients are at it, each of them is told 503."""
+    ending.must("canary", "middle", "--weight", "100")
+    with load(ending.url, lambda: Ask("GET", "/middle/process"), {}, clients=4) as answers:
+        ending.kill("gateway", signal.SIGSTOP)
+        try:
+            refused = ending.run("canary", "middle", how)
+            until_sync(answers.more(40), 20)
+            assert "middle-canary-1" in ending.processes()
+        finally:
+            ending.kill("gateway", signal.SIGCONT)
+        until_sync(lambda: confirmed(ending) == {}, 30)
+        ending.must("canary", "middle", how)
+        until_sync(answers.more(40), 20)
+
+    assert (refused.returncode, "has not confirmed yet that 0 of a hundred" in refused.stderr) == (1, True)
+    assert answers.unexpected == []
+    assert "middle-canary-1" not in ending.processes()
+
+
 def test_a_version_that_does_not_start_in_the_services_place_leaves_the_service_as_it_is(ending: RunningSystem) -> None:
     """The canary runs already; its files were broken since."""
     before = pid(ending, "middle-1")

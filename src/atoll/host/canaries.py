@@ -84,24 +84,27 @@ async def promote(host: Host, name: str, say: Callable[[str], None]) -> ServiceS
     """Its version becomes the service's: replicas are replaced one by one by as many of it, then the canaries go. No request
     fails, and a client that met the canary meets its version all the time.
 
-    Raises SystemMistake when there is none, Died when it can't start in the service's place: then the service keeps its own.
+    Raises SystemMistake when there is none, Died when it can't start in the service's place: then the service keeps its own;
+    EngineOutage as `abort` does.
     """
     async with _change(host, name):
         former = host.spec(name)
-        promoted = replace(tried(former), replicas=former.replicas, canary=None)
+        promoted = replace(tried(former), replicas=former.replicas)
         if name in host.commands.lent:
             raise SystemMistake(f"{name} runs in a foreground", hint="end `atoll run` first")
         await _take_over(host, promoted, say)
-        await _end(host, promoted)
-        return promoted
+        return await _end(host, name)
 
 
 async def abort(host: Host, name: str) -> None:
-    """Everybody meets the service again, then the canaries go. No request of what the service offers fails."""
+    """Everybody meets the service again, then the canaries go. No request of what the service offers fails.
+
+    Raises SystemMistake when there is none, EngineOutage when the gateway does not confirm that nobody is sent to them: then
+    they stay, and can be ended again.
+    """
     async with _change(host, name):
-        spec = host.spec(name)
-        tried(spec)
-        await _end(host, replace(spec, canary=None))
+        tried(host.spec(name))
+        await _end(host, name)
 
 
 def _change(host: Host, name: str) -> asyncio.Lock:
@@ -123,14 +126,15 @@ async def _take_over(host: Host, promoted: ServiceSpec, say: Callable[[str], Non
         raise
 
 
-async def _end(host: Host, spec: ServiceSpec) -> None:
+async def _end(host: Host, name: str) -> ServiceSpec:
     """First nobody is sent to them, then they go: a share of the clients without a replica would be a share of failures."""
-    await _weigh(host, spec.name, 0)
-    host.specs[spec.name] = spec
-    await host.replicas.stop(group(spec.name))
-    del host.bus.trials[spec.name]
+    await _weigh(host, name, 0)
+    host.specs[name] = replace(host.spec(name), canary=None)
+    await host.replicas.stop(group(name))
+    del host.bus.trials[name]
     await host.bus.narrow(host.contracts)
     await host.bus.announce(host.contracts)
+    return host.specs[name]
 
 
 async def _weigh(host: Host, name: str, weight: int) -> None:
