@@ -1,20 +1,23 @@
 """A Docker engine of the tests' own: installed when it is missing, started by hand, stopped at the end. Linux and root only.
 
 There is no registry, so the base image is made from Debian's packages. It, built layers and wheels are kept between runs in
-ATOLL_ENGINE_CACHE (default: ~/.cache/atoll-engine); nothing else is.
+ATOLL_ENGINE_CACHE (default: ~/.cache/atoll-engine); nothing else is, so that a run finds what the one before it found.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache as once
 from pathlib import Path
+from typing import IO
 
 from tests.support.waiting import until_sync
 
@@ -24,6 +27,7 @@ _NEEDED = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstr
 # What mongod and Python link to, and nothing that only a person would need.
 _INCLUDED = "python3-minimal,libpython3-stdlib,libcurl4,libssl3,ca-certificates"
 _CHAINS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
+_TURN, _PATIENCE_S = Path("/run/lock/atoll-engine"), 7200.0
 _LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
 
 
@@ -70,16 +74,58 @@ def engine(folder: Path) -> Iterator[Engine]:
             until_sync(lambda: process.poll() is not None or _answers(found), 60, "dockerd answers")
             if process.poll() is not None:
                 raise CannotRun(f"dockerd ended:\n{(folder / 'dockerd.log').read_text()[-3000:]}")
+            _empty(found)  # a run that was killed has left what would start again
             _provide_base(found)
             yield found
+            _empty(found)
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            _end(process)
+
+
+def _empty(engine: Engine) -> None:
+    """Of containers, their volumes and networks: all that is there is the tests' own."""
+    if left := engine.docker("ps", "--all", "--quiet").split():
+        engine.docker("rm", "--force", "--volumes", *left)
+    if left := engine.docker("volume", "ls", "--quiet").split():
+        engine.docker("volume", "rm", *left)
+    engine.docker("network", "prune", "--force")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With whatever it has started, if it does not end by itself."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+@once
+def _our_turn() -> IO[bytes]:
+    """One process at a time has engines on this machine; who comes second waits. It is ours until we end.
+
+    Two would take each other's rules away, and share what an engine keeps.
+    """
+    file = _TURN.open("wb")
+
+    def taken() -> bool:
+        with suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    if not taken():
+        print("waiting for another process that has engines here", file=sys.__stderr__, flush=True)
+        until_sync(taken, _PATIENCE_S, f"whoever has {_TURN} ends")
+    return file
 
 
 @contextmanager
 def firewall_kept() -> Iterator[None]:
     """A stopped engine leaves its rules behind, and Docker's forwards nothing for anybody else any more."""
+    _our_turn()
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     before, rules = forwarding.read_text(), {table: _rules(table) for table in _CHAINS}
     try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.acceptance.engine import CannotRun, firewall_kept, install
+from tests.support.waiting import until_sync
 
 _PACKAGES = ("podman", "netavark", "aardvark-dns", "runc", "catatonit", "iptables")
 _NEEDED = ("podman", "runc", "catatonit", "iptables", "/usr/lib/podman/netavark", "/usr/lib/podman/aardvark-dns")
@@ -49,9 +50,9 @@ cgroup_manager = "cgroupfs"
 events_logger = "none"
 lock_type = "file"
 runtime = "limitless"
-static_dir = "{folder}/root/libpod"
+static_dir = "{folder}/store/libpod"
 tmp_dir = "{folder}/tmp"
-volume_path = "{folder}/root/volumes"
+volume_path = "{folder}/store/volumes"
 
 [engine.runtimes]
 limitless = ["{folder}/runtime"]
@@ -63,7 +64,7 @@ network_config_dir = "{folder}/networks"
 _STORAGE = """\
 [storage]
 driver = "overlay"
-graphroot = "{folder}/root"
+graphroot = "{folder}/store"
 runroot = "{folder}/run"
 """
 
@@ -105,10 +106,52 @@ def podman(folder: Path) -> Iterator[Podman]:
             _try(found)
             yield found
         finally:
-            with suppress(AssertionError):  # who is not killed at once is removed all the same, only later
-                found("pod", "kill", "--all")
-            found("pod", "rm", "--all", "--force", "--time", "0")
-            subprocess.run(["umount", str(folder / "root" / "overlay")], check=False, capture_output=True)
+            _end(found)
+
+
+def _end(found: Podman) -> None:
+    """Pods, then who cleans up after them, then mounts: each needs the one before it to be gone. Fails with what is left."""
+    with suppress(AssertionError):  # who is not killed at once is removed all the same, only later
+        found("pod", "kill", "--all")
+    faults: list[str] = []
+    try:
+        until_sync(lambda: _emptied(found, faults), 120, "all pods are removed")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{faults[-1]}") from None
+    until_sync(lambda: not _processes(found.folder), 60, "who has cleaned up after containers has ended")
+    until_sync(lambda: _unmounted(found.folder), 60, "nothing is mounted")
+
+
+def _emptied(found: Podman, faults: list[str]) -> bool:
+    """Whether no container is left. A process that dies, or a mount that somebody still looks at, is a matter of time."""
+    try:
+        found("pod", "rm", "--all", "--force", "--time", "0")
+        left = found("ps", "--all", "--external", "--quiet").split()
+    except AssertionError as error:
+        faults.append(str(error))
+        return False
+    faults.append(f"these are left: {left}")
+    return not left
+
+
+def _processes(place: Path) -> list[str]:
+    """Command lines that name it: of containers' monitors, and of podmans that these start when a container has ended."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = file.read_bytes().decode(errors="replace").split("\0")
+            if any(word.startswith(f"{place}/") for word in words):
+                found.append(" ".join(words))
+    return found
+
+
+def _unmounted(folder: Path) -> bool:
+    """Whether nothing is, below it; the innermost are tried first."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    left = [place for place in reversed(mounts) if place.startswith(f"{folder}/")]
+    for place in left:
+        subprocess.run(["umount", place], check=False, capture_output=True)
+    return not left
 
 
 @contextmanager
@@ -119,6 +162,7 @@ def _elsewhere_kept() -> Iterator[None]:
         yield
     finally:
         for place in made:
+            until_sync(lambda place=place: not _processes(place), 60, f"nobody uses {place}")  # type: ignore[misc]
             shutil.rmtree(place, ignore_errors=True)
 
 
