@@ -46,6 +46,16 @@ async def placed(event: Placed) -> None:
 '''
 
 
+SIGNAL = """
+import os, signal
+from pathlib import Path
+
+commands = {one.parent.name: one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline")}
+(pid,) = [pid for pid, command in commands.items() if command.endswith(b"-m\\0atoll.gateway\\0")]
+os.kill(int(pid), signal.%s)
+"""
+
+
 PUSHED = """
 [environments.pushed.containers]
 base = "{base}"
@@ -112,14 +122,31 @@ def test_a_canary_has_its_share_and_goes_again_without_a_failed_request_or_a_res
         assert NEXT in answered(containers)
         assert answers.unexpected == [], "it is replaced"
 
-        weighed(containers, 0)
-        containers.compose("up", "-d", "provision")
-        until_sync(lambda: HERE in answered(containers), 60, "nobody meets it any more")
         weighed(containers, None)
-        containers.compose("up", "-d", "--remove-orphans")
+        with controller_halted(containers):
+            refused = containers.system.run("rollout", "catalog-canary", timeout_s=400)
+            assert containers.processes("catalog-canary")
+            assert NEXT in answered(containers)
+        assert "the gateway has not confirmed that catalog-canary gets no requests" in refused.stderr
+        assert answers.unexpected == [], "it stays while the gateway may send somebody"
+
+        containers.system.must("rollout", "catalog-canary", timeout_s=400)
         assert containers.processes("catalog-canary") == set()
-    assert answers.unexpected == [], "it goes"
+        assert HERE in answered(containers)
+        until_sync(answers.more(20), 60)
+    assert answers.unexpected == [], "it goes while everybody is sent to it"
     assert processes(containers) == before
+    containers.engine.docker("volume", "rm", "shop_catalog-canary-data")
+
+
+@contextmanager
+def controller_halted(containers: Compose) -> Iterator[None]:
+    """Envoy goes on with what it has."""
+    containers.inside("gateway", "python3", "-c", SIGNAL % "SIGSTOP")
+    try:
+        yield
+    finally:
+        containers.inside("gateway", "python3", "-c", SIGNAL % "SIGCONT")
 
 
 def endpoints(containers: Compose) -> dict[str, list[str]]:

@@ -19,7 +19,8 @@ def command(here: Here, service: str, folder: Path | None) -> None:
     """Replace SERVICE's containers by those that the rendered Compose file asks for, without a failed request.
 
     The new ones start beside the old ones; these leave when the gateway has confirmed those. When the new ones do not become
-    healthy they are removed, and nothing has changed.
+    healthy they are removed, and nothing has changed. A canary that is rendered no longer ends: the gateway confirms that
+    nobody is sent to it, then it leaves.
     """
     from atoll.deploy.docker import Docker
     from atoll.deploy.rollout import Rollout

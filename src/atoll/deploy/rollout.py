@@ -3,6 +3,8 @@
 Compose itself stops the old container before it starts the new one. Here the new ones are made and become healthy, the gateway
 says that it sends requests to them, and the old ones are told to leave, one by one, and drain. When the new ones do not come
 that far they are removed, and the old ones have never been touched.
+
+A canary that is rendered no longer is not replaced but ended. Compose itself stops it while clients are still sent to it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ class Rollout:
     say: Callable[[str], None]
 
     def run(self, service: str) -> None:
-        """Returns when only new containers are left. Raises SystemMistake, EngineOutage: then only the old ones are."""
+        """Returns when only new containers are left; of a canary that is not rendered any more, none. Raises SystemMistake,
+        EngineOutage: then only the old ones are.
+        """
+        if service.endswith(canaries("")) and service not in self._compose("config", "--services").split():
+            self._end(service)
+            return
         old = self._containers(service)
         if not old:
             raise SystemMistake(f"{service} does not run here", where=str(self.folder), hint="docker compose up -d")
@@ -59,6 +66,23 @@ class Rollout:
             self._leave(container)
         self._compose("up", "-d", "--no-deps", "--no-recreate", "--scale", f"{service}={len(new)}", service)
         self._settle(service)
+
+    def _end(self, canary: str) -> None:
+        """First nobody is sent to it: a share of the clients without a container would be a share of failures."""
+        old = self._containers(canary, running=False)
+        if not old:
+            raise SystemMistake(f"{canary} is neither rendered nor here", where=str(self.folder))
+        self._provision()
+        otherwise = f"the gateway has not confirmed that {canary} gets no requests"
+        self._until(lambda: self._is_given_up(canary), _CONFIRM_S, otherwise)
+        self.say(f"{canary}: the gateway sends it no requests any more")
+        for container in old:
+            self._leave(container)
+        self._settle(canary)
+
+    def _is_given_up(self, canary: str) -> bool:
+        shares = self._applied().get("canaries")
+        return shares is not None and canary.removesuffix(canaries("")) not in shares
 
     def _settle(self, service: str) -> None:
         """What only the old ones consumed is taken away: on the bus by provision, and from nats.conf with the last of them."""
@@ -116,14 +140,17 @@ class Rollout:
         return found
 
     def _routed(self, service: str) -> list[str]:
-        """Where the gateway sends requests for a service, as its controller confirmed."""
+        """Where the gateway sends requests for a service."""
+        return list(self._applied().get("endpoints", {}).get(service, ()))
+
+    def _applied(self) -> dict[str, Any]:
+        """What the gateway does, as its controller confirmed; {} while it does not say."""
         gateways = self._containers(GATEWAY)
         if not gateways:
             raise EngineOutage("the gateway does not run")
         with suppress(EngineOutage, ValueError):  # it is written anew just now
-            applied = json.loads(self.docker.run("exec", gateways[0], "cat", "/data/applied.json"))
-            return list(applied.get("endpoints", {}).get(service, ()))
-        return []
+            return dict(json.loads(self.docker.run("exec", gateways[0], "cat", "/data/applied.json")))
+        return {}
 
     def _leave(self, container: str) -> None:
         """SIGTERM: it leaves the registry, serves for the drain time, finishes what it has, and ends."""
