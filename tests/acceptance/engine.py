@@ -23,7 +23,7 @@ from tests.support.waiting import until_sync
 
 BASE = "atoll-base:bookworm"
 _PACKAGES = ("docker.io", "docker-compose", "containerd", "runc", "iptables", "debootstrap", "iproute2")
-_NEEDED = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstrap", "ip")
+_NEEDED = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstrap", "ip", "setpriv")
 # What mongod and Python link to, and nothing that only a person would need.
 _INCLUDED = "python3-minimal,libpython3-stdlib,libcurl4,libssl3,ca-certificates"
 _CHAINS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
@@ -147,7 +147,9 @@ def _command(folder: Path, engine: Engine) -> list[str]:
     data = cache() / "docker"
     data.mkdir(parents=True, exist_ok=True)
     arguments = ["--data-root", str(data), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "docker.pid")]
-    return ["dockerd", "--host", f"unix://{engine.socket}", *arguments, "--bridge", "none", "--log-level", "warn"]
+    arguments += ["--host", f"unix://{engine.socket}", "--bridge", "none", "--log-level", "warn"]
+    # It ends with us: who is killed would leave it, and it would keep the data for itself.
+    return ["setpriv", "--pdeathsig", "TERM", "dockerd", *arguments]
 
 
 def install(needed: Sequence[str], packages: Sequence[str]) -> None:
