@@ -200,9 +200,6 @@ def test_while_the_system_is_down_logs_say_what_they_can(pair: RunningSystem) ->
         said = pair.must("explain", request_id).splitlines()
         nobody = pair.run("explain", new_id())
     finally:
-        # What is tried again and again would be awaited for a minute: it is handled now.
-        service = pair.folder / "services/right/right/service.py"
-        service.write_text(service.read_text().replace(FAILING, "    await tx.execute("))
         pair.up()
 
     (line,) = found["request"]

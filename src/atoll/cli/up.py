@@ -30,7 +30,11 @@ __all__ = ["command"]
 @json_option
 @here
 def command(here: Here, detach: bool, as_json: bool, excluded: tuple[str, ...], **flags: bool) -> int:
-    """Run the system: engines, gateway, auth and services. Returns at once with what is wrong, or runs until Ctrl-C."""
+    """Run the system: engines, gateway, auth and services. Returns at once with what is wrong, or runs until Ctrl-C.
+
+    It is up when all replicas are ready and the gateway sends them requests. Events that were left from before are told
+    after 2 s and waited for until 10 s. One that fails holds nobody up: a warning says which, how often and why.
+    """
     from atoll.host.machine import Options
 
     started = time.monotonic()

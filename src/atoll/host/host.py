@@ -35,7 +35,7 @@ from atoll.host.probes import probe
 from atoll.host.processes import Known, ProcessSpec, Slot
 from atoll.host.replicas import Replicas
 from atoll.host.sessions import start_time
-from atoll.host.settle import Unsettled, settle
+from atoll.host.settle import settle
 from atoll.host.supervise import Supervisor
 from atoll.host.versions import Versions
 from atoll.provision.secrets import Secrets
@@ -51,7 +51,6 @@ _CANCEL_AGAIN_S = 0.5
 _TIDY_EVERY_S = 3600.0
 _LOGS_EVERY_S = 5.0
 _CONFIRM_S = 10.0
-_SETTLE_S = 60.0
 _RECORD_S = 0.02
 
 
@@ -135,7 +134,7 @@ class Host:
         return True
 
     async def up(self) -> None:
-        """Returns when everything is ready and settled. Raises what makes that impossible; `end` tidies up then."""
+        """Returns when everything is ready; what has not settled is told. Raises what makes it impossible; `end` tidies up."""
         self.gateway.check_ports()
         await self._derive_all()
         await self.gateway.write(self.contracts)
@@ -235,13 +234,8 @@ class Host:
         }
         if not await self.gateway.confirm_all(routed, _CONFIRM_S):
             self.say(f"the gateway has not found every replica within {_CONFIRM_S:g} s; `atoll logs gateway` says why")
-        try:
-            dead = await settle(self.bus.lag, self.replicas, _SETTLE_S)
-        except Unsettled as unsettled:
-            self.say(f"not settled after {_SETTLE_S:g} s: {unsettled}")
-        else:
-            for service, count in ((name, count) for name, count in dead.items() if name in self.contracts):
-                self.say(f"{service} has {count} dead letters: `atoll dead-letters list {service}`")
+        running = {name: self.replicas.slots(name) for name in self.contracts}
+        await settle(self.bus.lag, {name: slots[0].port for name, slots in running.items() if slots}, self.say)
 
     async def end(self) -> None:
         """Nobody new comes, services finish what they have, the gateway ends, then the engines. What can't end is killed.

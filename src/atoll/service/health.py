@@ -7,13 +7,13 @@ reason: a dead bus must not take down everything that only needs its own databas
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from atoll.bus.ports import Bus
-from atoll.database.ports import Database
+from atoll.database.ports import Database, Parked
 from atoll.errors import DatabaseOutage
 from atoll.telemetry.metrics import MEDIA_TYPE
 
@@ -57,14 +57,15 @@ class Health:
     async def _backlog(self) -> tuple[int, dict[str, Any]]:
         """What this service's database still has to hand on: events to publish, to try again, and given up."""
         if self._database is None:
-            return 200, {"service": self._service, "outbox": 0, "waiting": 0, "dead": 0}
+            return 200, {"service": self._service, "outbox": 0, "waiting": 0, "dead": 0, "failing": None}
         try:
             journal = self._database.journal
             outbox, parked = (await journal.backlog()).count, await journal.parked()
         except DatabaseOutage:
             return 503, {"service": self._service, "status": "the database does not answer"}
-        dead = sum(event.state == "dead" for event in parked)
-        return 200, {"service": self._service, "outbox": outbox, "waiting": len(parked) - dead, "dead": dead}
+        waiting = [event for event in parked if event.state == "waiting"]
+        found = {"outbox": outbox, "waiting": len(waiting), "dead": len(parked) - len(waiting), "failing": _failing(waiting)}
+        return 200, {"service": self._service, **found}
 
     async def _database_answers(self) -> str:
         """At most one question every half second, however many ask."""
@@ -82,6 +83,15 @@ class Health:
             state = "down"
         self._database_state = (time.monotonic(), state)
         return state
+
+
+def _failing(waiting: Sequence[Parked]) -> dict[str, Any] | None:
+    """The one that was tried most often; the others may wait for it only."""
+    tried = [event for event in waiting if event.error]
+    if not tried:
+        return None
+    most = max(tried, key=lambda event: event.attempts)
+    return {"type": most.type, "id": most.id, "attempts": most.attempts, "error": most.error}
 
 
 async def _answer(send: Any, status: int, body: dict[str, Any]) -> None:
