@@ -30,12 +30,13 @@ import sys
 import tempfile
 import time
 import tomllib
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import httpx
 from tests.acceptance.engine import BASE, CannotRun, Engine, cache, engine
@@ -124,8 +125,24 @@ class Local:
         return used_ms([*hosts, *(pid for pids in self.processes().values() for pid in pids)])
 
 
+class InContainers(ABC):
+    """What is the same in Compose and in pods. `label` is where a container says whose it is."""
+
+    label: ClassVar[str]
+
+    def processes(self) -> dict[str, list[int]]:
+        return by_part((one["Config"]["Labels"][self.label], one["State"]["Pid"]) for one in self._containers())
+
+    def idle_ms(self) -> float:
+        return sum(of_group_ms(one["State"]["Pid"]) for one in self._containers())
+
+    @abstractmethod
+    def _containers(self) -> list[dict[str, Any]]:
+        """What the engine says of those that run."""
+
+
 @dataclass
-class Compose:
+class Compose(InContainers):
     """Asked at the gateway's own address: a port published on loopback passes a process of Docker's, which no client outside
     meets.
     """
@@ -134,6 +151,7 @@ class Compose:
     engine: Engine
     port: int
     name: str = "Compose"
+    label = "com.docker.compose.service"
 
     def compose(self, *arguments: str) -> None:
         folder = self.system.folder / "deploy" / "compose"
@@ -152,26 +170,20 @@ class Compose:
         (gateway,) = [one for one in self._containers() if one["Name"] == "/orderpath_gateway_1"]
         return f"http://{gateway['NetworkSettings']['Networks']['orderpath_edge']['IPAddress']}:{self.port}"
 
-    def processes(self) -> dict[str, list[int]]:
-        label = "com.docker.compose.service"
-        return by_part((one["Config"]["Labels"][label], one["State"]["Pid"]) for one in self._containers())
-
-    def idle_ms(self) -> float:
-        return sum(of_group_ms(one["State"]["Pid"]) for one in self._containers())
-
     def _containers(self) -> list[dict[str, Any]]:
         ids = self.engine.docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=orderpath").split()
         return list(json.loads(self.engine.docker("container", "inspect", *ids)))
 
 
 @dataclass
-class Pods:
+class Pods(InContainers):
     """The overlay `podman` of the Kubernetes manifests. Its ports are published by the kernel alone."""
 
     system: RunningSystem
     podman: Podman
     port: int
     name: str = "podman"
+    label = "app.kubernetes.io/name"
 
     def start(self) -> None:
         self.podman("kube", "play", "-", text=self._manifests())
@@ -185,13 +197,6 @@ class Pods:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def processes(self) -> dict[str, list[int]]:
-        label = "app.kubernetes.io/name"
-        return by_part((one["Config"]["Labels"][label], one["State"]["Pid"]) for one in self._containers())
-
-    def idle_ms(self) -> float:
-        return sum(of_group_ms(one["State"]["Pid"]) for one in self._containers())
 
     def _containers(self) -> list[dict[str, Any]]:
         names = self.podman("ps", "--quiet", "--filter", "label=io.atoll/kind").split()

@@ -179,7 +179,7 @@ def _provide_base(engine: Engine) -> None:
 
 def _base() -> Path:
     """Debian with Python, as a tar file."""
-    tar = cache() / "base.tar"
+    tar = (cache() / "base.tar").resolve()  # a benchmark has a cache of its own, with a link to ours
     if not tar.exists():
         place = cache() / "base"
         shutil.rmtree(place, ignore_errors=True)
