@@ -12,7 +12,7 @@ from atoll.deploy.docker import Docker
 from atoll.deploy.files import link_wheels, write_context
 from atoll.deploy.images import Image, Sources, context, images, reference
 from atoll.deploy.plan import Plan
-from atoll.deploy.reproducible import Rewriter
+from atoll.deploy.reproducible import MAKER, Rewriter
 from atoll.deploy.sbom import Contents, document
 from atoll.errors import SystemMistake
 
@@ -53,9 +53,9 @@ class Builder:
         return {name: reference(image, self.plan, self.sources) for name, image in found.items()}
 
     def _stands(self, tag: str, base: list[str]) -> bool:
-        """Whether that image is there, on this very base."""
+        """Whether that image is there, on this very base, and finished: an interrupted build leaves what the engine made."""
         layers = self.docker.layers(tag)
-        return layers is not None and layers[: len(base)] == base
+        return layers is not None and layers[: len(base)] == base and self.docker.makers(tag) == {MAKER}
 
     def _make(self, chosen: Mapping[str, Image], tags: Mapping[str, str], say: Callable[[str], None]) -> None:
         base = self.plan.system.containers.base

@@ -50,6 +50,10 @@ class Docker:
         done = subprocess.run([self.binary, "image", "inspect", image], capture_output=True, text=True, check=False)
         return list(json.loads(done.stdout)[0]["RootFS"]["Layers"]) if done.returncode == 0 else None
 
+    def makers(self, image: str) -> set[str]:
+        """Who has made its layers, as its history says."""
+        return set(self.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).splitlines())
+
     def base(self, image: str) -> list[str]:
         """The layers of a base image, fetched when it is not here. Raises SystemMistake."""
         if (found := self.layers(image)) is None:

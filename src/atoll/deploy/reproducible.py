@@ -18,8 +18,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Rewriter"]
+__all__ = ["MAKER", "Rewriter"]
 
+MAKER = "atoll build"
+"""What the history of such an image says, layer by layer."""
 _KEPT = ("Env", "Cmd", "Entrypoint", "WorkingDir", "User", "Labels", "Healthcheck", "StopSignal", "ExposedPorts", "Volumes")
 _CHUNK = 1 << 20
 _XATTR = "SCHILY.xattr."
@@ -89,7 +91,7 @@ class Rewriter:
             "created": moment,
             "config": {key: config["config"][key] for key in _KEPT if config["config"].get(key)},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}" for layer in layers]},
-            "history": [{"created": moment, "created_by": "atoll build"} for _ in layers],
+            "history": [{"created": moment, "created_by": MAKER} for _ in layers],
         }
 
 
