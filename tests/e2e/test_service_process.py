@@ -287,6 +287,22 @@ async def test_it_leaves_the_registry_serves_for_the_drain_time_and_finishes_wha
     assert await clerk.ended() == 0
 
 
+async def test_it_leaves_the_registry_before_checks_are_told(clerk: Clerk, bus: ProvisionedBus) -> None:
+    """The other way round, a gateway whose only replica it is would refuse requests in between."""
+    await clerk.run()
+    await until(lambda: registered(bus), what="it is registered")
+    told = asyncio.create_task(clerk.until(status="draining"))
+    clerk.process.send_signal(signal.SIGTERM)
+
+    async def unregistered() -> bool:
+        return await registered(bus) == []
+
+    await until(unregistered)
+    assert not told.done()
+    assert (await told)["code"] == 503
+    assert await clerk.ended() == 0
+
+
 async def test_the_batch_in_hand_is_committed_before_it_ends_and_nothing_twice(clerk: Clerk, bus: ProvisionedBus) -> None:
     await clerk.run()
     names = ["quick-1", "slow-2", "quick-3"]

@@ -35,6 +35,10 @@ class Health:
         self._database_state: tuple[float, str] = (0.0, "")
         self.stage: Literal["starting", "serving", "draining"] = "starting"
 
+    def drain(self) -> None:
+        """From now on it is not ready."""
+        self.stage = "draining"
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/health/live":
             await _answer(send, 200, {"status": "live", "service": self._service})

@@ -1,7 +1,7 @@
 """One service process from start to exit: HTTP server, relay, consumers and registry announcement on one event loop.
 
 read environment → open the bus in the background → serve /health → migrate and open the database
-→ delivery loops → announce in the registry → … → SIGTERM: ready says 503, leave the registry, serve for the drain
+→ delivery loops → announce in the registry → … → SIGTERM: leave the registry, ready says 503, serve for the drain
 time, finish requests and the batch in hand → exit 0
 """
 
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["Process"]
 
 _PRINCIPALS = 4096
+# A part of the drain time: the rest is for a gateway that hears by checks alone, one each second.
+_HEARD_S = 0.5
 _log = logging.getLogger("atoll.service")
 
 
@@ -249,14 +251,19 @@ class Process:
         (self._hurry if self._stop.is_set() else self._stop).set()
 
     async def _drain(self) -> None:
-        """Leave first, then stop: a pooled connection closed under a request that was sent can't be retried safely."""
+        """Leave first, then stop: a pooled connection closed under a request that was sent can't be retried safely.
+
+        Checks are told a little later than the bus: while a replica is the only one of its kind (a canary), the gateway would
+        refuse requests until it has heard where else to send them. Without a bus, checks are how it hears.
+        """
         if self._health.stage != "serving":
             return
         _log.info("%s drains", self._environment.replica)
-        self._health.stage = "draining"
         leaving = time.monotonic()
         if self._announcing is not None:
             self._announcing.cancel()
+        is_heard = self._announcement is not None and self._bus is not None and self._bus.connected
+        asyncio.get_running_loop().call_later(_HEARD_S if is_heard else 0, self._health.drain)
         if self._announcement is not None:
             await self._announcement.withdraw()
         if self._loops is not None:
