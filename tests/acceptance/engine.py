@@ -27,7 +27,7 @@ _NEEDED = ("dockerd", "docker", "docker-compose", "runc", "iptables", "debootstr
 # What mongod and Python link to, and nothing that only a person would need.
 _INCLUDED = "python3-minimal,libpython3-stdlib,libcurl4,libssl3,ca-certificates"
 _CHAINS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
-_TURN, _PATIENCE_S = Path("/run/lock/atoll-engine"), 7200.0
+_TURN, _PATIENCE_S = Path("/run/atoll-engine.lock"), 7200.0
 _LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
 
 
