@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -93,8 +94,14 @@ def written(pair: RunningSystem) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in files if file.name not in ("access.log", ".draft")}
 
 
+def nobody_is_new(pair: RunningSystem) -> bool:
+    """What the gateway goes by changes once more, when replicas have been there for a while."""
+    return json.loads((pair.folder / ".atoll" / "gateway" / "inputs.json").read_text())["fresh"] == []
+
+
 def test_a_path_of_somebody_else_changes_nothing_anywhere(pair: RunningSystem) -> None:
     """Reload and `contract accept` both refuse it, and say whose it is and where that stands. Everybody is served meanwhile."""
+    until_sync(lambda: nobody_is_new(pair), 30, "all share the requests")
     before, files, code = pids(pair), written(pair), code_of(pair, "middle")
     good = code.read_text()
     asks = itertools.cycle((Ask("GET", "/middle/process"), Ask("GET", "/right/copies"), Ask("GET", "/right/mine", 404)))
