@@ -120,6 +120,15 @@ async def test_nothing_that_was_committed_is_lost_by_kill_9(running: RunningPost
     assert await ask(own, "SELECT n FROM t") == 7
 
 
+def test_a_folder_that_a_host_of_containers_gave_to_a_group_is_its_own_again(running: RunningPostgreSQL) -> None:
+    """As Kubernetes does with `fsGroup`, at each mount."""
+    running.kill()
+    os.chmod(engine.folder(running.settings), 0o2770)
+    engine.prepare(engine.find(), running.settings)
+
+    asyncio.run(running.restart())
+
+
 async def test_unicode_is_folded_as_people_expect(running: RunningPostgreSQL) -> None:
     await provision.provision(server(running), {"orders": "pw"})
 

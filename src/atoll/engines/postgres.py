@@ -135,6 +135,8 @@ def prepare(binary: Path, settings: Settings) -> Path:
     if (place / "PG_VERSION").exists():
         _check_major(binary, place)
         _disown_locks(place)
+        # Kubernetes gives a volume's folders to a group each time that it mounts one, and PostgreSQL refuses such a folder.
+        os.chmod(place, 0o700)
         return place
     template = _template(binary, settings)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
