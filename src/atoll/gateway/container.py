@@ -78,7 +78,7 @@ async def _serve(environment: Environment, bootstrap: Path, stop: asyncio.Event)
     """Envoy's life. The controller writes what it starts with."""
     if not await _until_there(bootstrap, stop):
         return 0
-    child = await Child.start(envoy.command(envoy.find(), bootstrap, _STDOUT))
+    child = await Child.start(envoy.command(envoy.find(), bootstrap, _STDOUT, envoy.granted_workers()))
     ending, stopping = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())
     await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
