@@ -162,6 +162,14 @@ def test_a_gateway_that_ends_waits_until_nobody_is_sent_to_it_and_then_drains(sh
     assert spec["terminationGracePeriodSeconds"] > waits_s + DRAIN_S
 
 
+def test_no_gateway_is_started_anew_because_the_bus_has_told_it_nothing_yet(shop: dict[str, Objects]) -> None:
+    """It is not ready then. Restarts would come after ever longer, and so would its first answer."""
+    for objects in shop.values():
+        container = container_of(objects, "gateway")
+        assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "metrics"}
+        assert container["startupProbe"]["tcpSocket"] == container["livenessProbe"]["tcpSocket"] == {"port": "http"}
+
+
 def test_a_service_has_time_for_its_drain_and_the_request_in_hand(shop: dict[str, Objects]) -> None:
     spec = by_name(shop["production"], "Deployment")["orders"]["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] > BUDGETS.drain_s + BUDGETS.handler_s

@@ -105,8 +105,12 @@ async def announce(bus: ProvisionedBus, upstream: Upstream) -> None:
 
 
 async def answered(http: httpx.AsyncClient, port: int) -> bool:
+    return await answers(http, f"http://127.0.0.1:{port}/orders", 200)
+
+
+async def answers(http: httpx.AsyncClient, url: str, status: int) -> bool:
     try:
-        return (await http.get(f"http://127.0.0.1:{port}/orders")).status_code == 200
+        return (await http.get(url)).status_code == status
     except httpx.HTTPError:
         return False
 
@@ -161,7 +165,7 @@ async def test_what_provision_announces_is_routed_also_after_the_controller_has_
         async with gateway(tmp_path / "gateway", bus.url(GATEWAY)) as (process, port, monitored), httpx.AsyncClient() as http:
             await announce(bus, upstream)
             await until(lambda: answered(http, port), 60)
-            assert (await http.get(f"http://127.0.0.1:{monitored}/ready")).status_code == 200
+            await until(lambda: answers(http, f"http://127.0.0.1:{monitored}/ready", 200), 60)
             assert "envoy_server_live" in (await http.get(f"http://127.0.0.1:{monitored}/metrics", timeout=20)).text
             before = children(process.pid)
             os.kill(before["python"], signal.SIGKILL)
@@ -170,3 +174,27 @@ async def test_what_provision_announces_is_routed_also_after_the_controller_has_
             assert children(process.pid)["envoy"] == before["envoy"]
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+async def test_it_is_not_ready_before_the_bus_has_told_anything(tmp_path: Path) -> None:
+    """Whoever has heard nothing knows no path, and a host of containers would send it requests."""
+    nobody = f"nats://127.0.0.1:{free_port()}"
+    async with gateway(tmp_path, nobody) as (_, port, monitored), httpx.AsyncClient() as http:
+        await until(lambda: answers(http, f"http://127.0.0.1:{port}/orders", 404), 60)
+        assert await answers(http, f"http://127.0.0.1:{monitored}/ready", 503)
+
+
+async def test_it_is_ready_when_it_knows_what_the_bus_knows_and_stays_so_when_that_has_gone(tmp_path: Path) -> None:
+    async with (
+        provisioned_bus(tmp_path / "bus", {"orders": ORDERS}) as bus,
+        gateway(tmp_path / "gateway", bus.url(GATEWAY)) as (process, port, monitored),
+        httpx.AsyncClient() as http,
+    ):
+        await asyncio.to_thread(provision, tmp_path, bus)
+        await until(lambda: answers(http, f"http://127.0.0.1:{monitored}/ready", 200), 60)
+        assert await answers(http, f"http://127.0.0.1:{port}/orders", 503), "the path is known, and nobody is there yet"
+        bus.server.kill()
+        controller = children(process.pid)["python"]
+        os.kill(controller, signal.SIGKILL)
+        await until(lambda: children(process.pid).get("python", controller) != controller, 20)
+        assert await answers(http, f"http://127.0.0.1:{monitored}/ready", 200)

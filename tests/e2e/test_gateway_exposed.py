@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from atoll.errors import SystemMistake
 from atoll.gateway.admin import Admin
 from atoll.gateway.container import run
-from atoll.gateway.exposed import exposed
+from atoll.gateway.exposed import Told, exposed
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.report import Report, families, of_bus
+from atoll.gateway.report import Report, families, is_whole, of_bus
 from atoll.gateway.translate import translate
 from tests.support.gateway import Rig, contract, gateway, known
 from tests.support.ports import free_port
@@ -32,9 +32,9 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 @pytest.fixture
 async def monitoring(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
-    at = Endpoint("127.0.0.1", free_port())
+    at, applied = Endpoint("127.0.0.1", free_port()), Path(rig.folders.applied)
     async with (
-        exposed(Admin(rig.admin), at, lambda: families(Path(rig.folders.applied))),
+        exposed(Admin(rig.admin), at, Told(lambda: families(applied), lambda: is_whole(applied))),
         httpx.AsyncClient(base_url=f"http://{at}", timeout=20) as client,
     ):
         yield client
@@ -94,17 +94,24 @@ async def test_what_is_refused_left_out_or_changed_by_somebody_else_is_a_metric(
 
 
 async def test_it_is_ready_as_long_as_envoy_is(rig: Rig, monitoring: httpx.AsyncClient) -> None:
+    Report(Path(rig.folders.applied)).whole()
     assert (await monitoring.get("/ready")).status_code == 200
     rig.process.stop()
     assert (await monitoring.get("/ready")).status_code == 503
     assert (await monitoring.get("/metrics")).status_code == 503
 
 
+async def test_it_is_not_ready_before_it_has_read_what_the_bus_knows(rig: Rig, monitoring: httpx.AsyncClient) -> None:
+    Report(Path(rig.folders.applied)).failed("Envoy refuses this change")
+    answer = await monitoring.get("/ready")
+    assert (answer.status_code, answer.text) == (503, "the bus has not told yet what there is\n")
+
+
 @pytest.mark.parametrize("path", ["/quitquitquit", "/config_dump", "/metrics/../quitquitquit", "/stats?filter=x"])
 async def test_nothing_else_of_the_admin_port_can_be_reached(rig: Rig, monitoring: httpx.AsyncClient, path: str) -> None:
     assert (await monitoring.request("GET", path)).status_code == 404
     assert (await monitoring.request("POST", path)).status_code == 405
-    assert (await monitoring.get("/ready")).status_code == 200
+    assert (await monitoring.get("/metrics")).status_code == 200
 
 
 def test_an_address_without_a_port_is_refused(tmp_path: Path) -> None:

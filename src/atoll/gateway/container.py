@@ -20,9 +20,9 @@ from atoll.errors import EngineOutage, SystemMistake
 from atoll.gateway import drain
 from atoll.gateway.admin import Admin
 from atoll.gateway.environment import Environment
-from atoll.gateway.exposed import exposed
+from atoll.gateway.exposed import Told, exposed
 from atoll.gateway.ir import Endpoint
-from atoll.gateway.report import families, of_bus
+from atoll.gateway.report import families, is_whole, of_bus
 from atoll.gateway.xds.folders import Folders
 
 __all__ = ["run"]
@@ -70,7 +70,8 @@ async def _watched(environment: Environment, at: Endpoint | None) -> AsyncIterat
         yield
         return
     report = Path(Folders(str(environment.root)).applied)
-    async with exposed(Admin(environment.admin), at, lambda: [*families(report), *of_bus(environment.bus_ca)]):
+    told = Told(lambda: [*families(report), *of_bus(environment.bus_ca)], lambda: is_whole(report))
+    async with exposed(Admin(environment.admin), at, told):
         yield
 
 

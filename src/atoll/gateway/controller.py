@@ -34,6 +34,7 @@ from atoll.gateway.secrets import Follower, write_secrets
 from atoll.gateway.xds.folders import Folders
 from atoll.registry.announcement import Announcement
 from atoll.registry.replica import removal
+from atoll.system.plan import AUTH
 from atoll.system.variables import with_files
 
 __all__ = ["Controller", "run"]
@@ -71,9 +72,11 @@ class Controller:
         self._ripening: asyncio.TimerHandle | None = None
         self._done: Any = None
         self._tried: Any = None
+        self._in_use: Any = None
         self._retry: asyncio.TimerHandle | None = None
         self._pause_s = _RETRY_S
         self._live: set[str] = set()
+        self._read: set[str] = set()
         self._snapshots: asyncio.Task[None] | None = None
         # Never withdrawn: this process may end and Envoy go on, which is what counts.
         self._announcement = Announcement(bus, _entry(environment))
@@ -108,6 +111,7 @@ class Controller:
                 await asyncio.sleep(_DEBOUNCE_S)
                 self._changed.clear()
                 await self._take_over()
+                self._tell_when_whole()
 
     async def _take_over(self) -> None:
         """What is known now, unless that is done, or waits for its next try while only heartbeats come."""
@@ -121,7 +125,15 @@ class Controller:
         self.known = self.known.leaving_out(self._installer.left_out)
         self._tried = known.view
         self._done = None if outcome is Outcome.LATER else known.view
+        self._in_use = known.view if outcome is Outcome.IN_USE else self._in_use
         self._plan_retry(outcome)
+
+    def _tell_when_whole(self) -> None:
+        """Once everything that the bus had is read and in use: before that, a gateway would refuse what others answer."""
+        has_keys = any(key.startswith(f"{AUTH}.") for key in self.known.contracts)
+        needed = {stream for stream, *_ in (_REGISTRY, _CONTRACTS, *((_KEYS,) if has_keys else ()))}
+        if needed <= self._read and self._in_use is not None and self._in_use == self.known.view:
+            self._report.whole()
 
     def _weigh(self) -> None:
         """Who is new is so for a while, after which everything is written once more."""
@@ -205,6 +217,8 @@ class Controller:
                 # What came live since the connect, or since it was asked again, is newer than the snapshot, or the same.
                 if received.subject not in self._live:
                     self._receive(received)
+            self._read.add(stream)
+            self._changed.set()
             return
 
     def _receive_live(self, received: Received) -> None:

@@ -18,7 +18,7 @@ from atoll.gateway.known import ServiceEntry
 from atoll.registry.replica import canaries, on_trial
 from atoll.telemetry.metrics import Family, Sample
 
-__all__ = ["Report", "families", "of_bus"]
+__all__ = ["Report", "families", "is_whole", "of_bus"]
 
 logger = logging.getLogger("atoll.gateway")
 
@@ -29,13 +29,15 @@ class Report:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._now: dict[str, Any] = {"version": 0, "endpoints": {}, "routes": "", "keys": [], "faults": []}
-        self._now |= {"error": None, "drift": None, "certificates": {}, "canaries": {}}
+        self._now |= {"error": None, "drift": None, "certificates": {}, "canaries": {}, "whole": False}
         self._of_input: tuple[str, ...] = ()
         self._of_certificates: tuple[str, ...] = ()
         self._unhealed: set[str] = set()
         self._unwritten = False
         with suppress(OSError, msgspec.DecodeError, ValueError, TypeError):
-            self._now["version"] = int(msgspec.json.decode(path.read_bytes())["version"])
+            told = msgspec.json.decode(path.read_bytes())
+            self._now["version"] = int(told["version"])
+            self._now["whole"] = bool(told.get("whole", False))
 
     def succeeded(self, gateway: Gateway, services: Mapping[str, ServiceEntry], routes: str, *, complete: bool = True) -> None:
         """`routes` is the version of the table. Not `complete`: something else of the same change is not in use, and why stays
@@ -89,6 +91,11 @@ class Report:
             logger.warning("%s", error)
             self._write(error=error)
 
+    def whole(self) -> None:
+        """All that the bus knows is in use. It stays said: whoever was whole once has what it needs while the bus is away."""
+        if not self._now["whole"]:
+            self._write(whole=True)
+
     def write_again(self) -> None:
         """What could not be written when it happened."""
         if self._unwritten:
@@ -107,11 +114,15 @@ class Report:
             self._unwritten = False
 
 
+def is_whole(path: Path) -> bool:
+    """Whether all that the bus knew was in use once."""
+    told = _read(path)
+    return told is not None and told.whole
+
+
 def families(path: Path) -> list[Family]:
     """The same for monitoring; nothing while there is no report."""
-    try:
-        told = msgspec.json.decode(path.read_bytes(), type=_Told)
-    except (OSError, msgspec.MsgspecError):
+    if (told := _read(path)) is None:
         return []
     # When, not whether: it is put right before anybody asks.
     drifted = datetime.fromisoformat(told.drift.seen).timestamp() if told.drift else 0
@@ -147,6 +158,13 @@ class _Told(msgspec.Struct):
     error: str | None
     faults: list[str]
     drift: _Drift | None = None
+    whole: bool = False
+
+
+def _read(path: Path) -> _Told | None:
+    with suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(path.read_bytes(), type=_Told)
+    return None
 
 
 def _now() -> str:

@@ -192,17 +192,25 @@ def _gateway_volumes(plan: Plan) -> dict[str, Object]:
     return {"/data": _SCRATCH, **({entrance.TLS_FOLDER: certificate} if plan.system.gateway.tls else {})}
 
 
+def _gateway_probes(port: str) -> dict[str, Any]:
+    """Ready is who knows what the bus knows. Whoever waits for that is not started anew, since no restart would mend it."""
+    connects = {"tcpSocket": {"port": port}}
+    ready = {"httpGet": {"path": "/ready", "port": "metrics"}, "timeoutSeconds": 5}
+    return {
+        "startupProbe": {**connects, "periodSeconds": 2, "failureThreshold": 60},
+        "readinessProbe": {**ready, "periodSeconds": 2, "failureThreshold": 2},
+        "livenessProbe": {**connects, "periodSeconds": 10, "failureThreshold": 3},
+    }
+
+
 def gateway(plan: Plan, image: str) -> list[Object]:
     """Two at least: it is the one way in. It finds replicas by the registry, at their pods' addresses."""
     marked, (first, *_) = labels(plan, GATEWAY, "gateway"), entrance.ports(plan.system)
     values = config(GATEWAY, marked, gateway_environment(plan, "0.0.0.0"))
-    ready = {"httpGet": {"path": "/ready", "port": "metrics"}, "timeoutSeconds": 5}
     more = {
         "ports": _gateway_ports(plan),
         "envFrom": [{"configMapRef": {"name": values["metadata"]["name"]}}],
-        "startupProbe": {**ready, "periodSeconds": 2, "failureThreshold": 60},
-        "readinessProbe": {**ready, "periodSeconds": 2, "failureThreshold": 2},
-        "livenessProbe": {"tcpSocket": {"port": first.name}, "periodSeconds": 10, "failureThreshold": 3},
+        **_gateway_probes(first.name),
         "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", f"import time; time.sleep({_LEAVING_S})"]}}},
     }
     container = Container(GATEWAY, image, plan.system.gateway.memory_limit_mib or 1024, "500m", more)
