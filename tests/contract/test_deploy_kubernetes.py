@@ -71,6 +71,7 @@ def test_no_pod_has_rights(shop: dict[str, Objects]) -> None:
         assert pod["runAsNonRoot"], name
         assert pod["runAsUser"] > 0, name
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["fsGroupChangePolicy"] == "OnRootMismatch", name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
         assert all("hostPath" not in volume for volume in spec["volumes"]), name
         for container in containers(spec):
@@ -191,6 +192,25 @@ def test_the_gateway_has_two_replicas_at_least_and_production_keeps_them_apart(s
     assert by_name(objects, "HorizontalPodAutoscaler")["gateway"]["spec"]["minReplicas"] == 2
     spec = by_name(objects, "Deployment")["gateway"]["spec"]["template"]["spec"]
     assert spec["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "DoNotSchedule"
+
+
+def test_an_update_finds_room_and_leaves_replicas_apart(shop: dict[str, Objects]) -> None:
+    """A node that takes no pods is none to spread over: one too many would wait for it, and the update with it. Pods that go
+    are none to keep away from: those of the new version would end up together.
+    """
+    for name, deployment in by_name(shop["production"], "Deployment").items():
+        for one in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+            assert (one["nodeTaintsPolicy"], one["matchLabelKeys"]) == ("Honor", ["pod-template-hash"]), name
+
+
+def test_a_node_can_be_emptied_of_what_does_not_work(shop: dict[str, Objects]) -> None:
+    """Of the bus's servers apart: one that is not ready has a voice among them."""
+    found = {
+        name: one["spec"].get("unhealthyPodEvictionPolicy")
+        for name, one in by_name(shop["production"], "PodDisruptionBudget").items()
+    }
+    assert {"gateway", "orders", "payments"} <= found.keys()
+    assert {name for name, policy in found.items() if policy != "AlwaysAllow"} == {"nats"}
 
 
 def test_a_job_that_is_told_something_else_has_another_name(tmp_path: Path) -> None:
@@ -481,6 +501,7 @@ def test_the_bus_has_three_servers_where_work_is_real_and_one_to_try_things(shop
             "kubernetes.io/hostname": "DoNotSchedule",
             "topology.kubernetes.io/zone": "ScheduleAnyway",
         }
+        assert spread[0]["minDomains"] == 3, "with two nodes the third server waits"
         assert by_name(objects, "PodDisruptionBudget")["nats"]["spec"]["maxUnavailable"] == 1
         assert by_name(objects, "Service")["nats"]["spec"]["publishNotReadyAddresses"]
         assert by_name(objects, "NetworkPolicy")["nats-routes"]["spec"]["policyTypes"] == ["Ingress", "Egress"]

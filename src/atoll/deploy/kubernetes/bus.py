@@ -58,10 +58,11 @@ def _servers(plan: Plan) -> Object:
 
 
 def _apart(plan: Plan) -> list[Object]:
-    """No two on one machine: of three servers one may go. Zones where there are several."""
+    """No two on one machine, also where there are but two: of three servers one may go. Zones where there are several."""
     chosen = {"maxSkew": 1, "labelSelector": {"matchLabels": selector(plan, BUS)}}
+    never = {"whenUnsatisfiable": "DoNotSchedule", "minDomains": OF_SEVERAL}
     return [
-        {**chosen, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"},
+        {**chosen, "topologyKey": "kubernetes.io/hostname", **never},
         {**chosen, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"},
     ]
 

@@ -161,5 +161,7 @@ _RESTRICTED = {
     "runAsUser": USER,
     "runAsGroup": USER,
     "fsGroup": USER,
+    # Otherwise each file of a volume is given to the group each time that a pod starts.
+    "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }

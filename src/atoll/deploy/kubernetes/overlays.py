@@ -98,7 +98,7 @@ def _production(plan: Plan) -> dict[str, str]:
 
 
 def _apart() -> Object:
-    """No two gateways on one machine: with it the only way in would go."""
+    """Gateways evenly over all machines, whatever waits for that: with one machine the only way in would go."""
     path = "/spec/template/spec/topologySpreadConstraints/0/whenUnsatisfiable"
     patch = json.dumps([{"op": "replace", "path": path, "value": "DoNotSchedule"}])
     return {"target": {"kind": "Deployment", "name": GATEWAY}, "patch": patch}

@@ -125,9 +125,13 @@ def _selecting(plan: Plan, name: str) -> Object:
 
 
 def _spread(plan: Plan, name: str) -> dict[str, Any]:
-    """Over nodes and zones where there are several; never waiting for one."""
+    """Over nodes and zones where there are several; never waiting for one.
+
+    Counted are pods of the same version, since the old ones go; and nodes that may take one, not those of the control plane.
+    """
     keys = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
-    chosen = {"labelSelector": {"matchLabels": selector(plan, name)}}
+    counted = {"matchLabelKeys": ["pod-template-hash"], "nodeTaintsPolicy": "Honor"}
+    chosen = {"labelSelector": {"matchLabels": selector(plan, name)}, **counted}
     return {
         "topologySpreadConstraints": [
             {"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway", **chosen} for key in keys
@@ -140,8 +144,11 @@ def _account(name: str, marked: Mapping[str, str]) -> Object:
 
 
 def _disruption(plan: Plan, name: str, marked: Mapping[str, str]) -> Object:
-    """One at a time. With a minimum instead, what runs once could never be moved."""
-    spec = {"maxUnavailable": 1, **_selecting(plan, name)}
+    """One at a time. With a minimum instead, what runs once could never be moved; nor could a pod that is not ready, which
+    nobody misses. One of the bus's has a voice all the same.
+    """
+    unready = {} if name == BUS else {"unhealthyPodEvictionPolicy": "AlwaysAllow"}
+    spec = {"maxUnavailable": 1, **unready, **_selecting(plan, name)}
     return named("policy/v1 PodDisruptionBudget", host(name), marked, spec=spec)
 
 
