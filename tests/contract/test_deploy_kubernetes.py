@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -342,15 +343,37 @@ def test_a_database_is_reached_by_its_own_service_only(shop: dict[str, Objects])
 
 
 def test_only_who_says_outbound_calls_the_outside(tmp_path: Path) -> None:
+    """By either protocol, and nobody beside it: clusters have addresses of these ranges."""
     plan = shop_plan()
     parts = tuple(replace(one, spec=replace(one.spec, outbound=True)) if one.name == "payments" else one for one in plan.parts)
     written(replace(plan, parts=parts), tmp_path)
-    outside = [
-        one["metadata"]["name"]
+    outside = {
+        one["metadata"]["name"]: [peer["ipBlock"] for peer in rules(one, "egress")[-1]["to"]]
         for one in built(tmp_path, "dev")
-        if one["kind"] == "NetworkPolicy" and "0.0.0.0/0" in repr(one["spec"])
-    ]
-    assert outside == ["payments"]
+        if one["kind"] == "NetworkPolicy" and "ipBlock" in repr(one["spec"])
+    }
+    assert outside.keys() == {"payments"}
+    four, six = outside["payments"]
+    assert (four["cidr"], six["cidr"]) == ("0.0.0.0/0", "::/0")
+    inside = ("10.244.0.7", "100.64.0.7", "169.254.169.254", "172.31.255.7", "192.168.0.7", "fd00::7", "fe80::7")
+    nobodys = [ip_network(one) for one in (*four["except"], *six["except"])]
+    assert all(any(ip_address(one) in network for network in nobodys) for one in inside)
+    assert not any(ip_address(one) in network for network in nobodys for one in ("93.184.215.14", "2606:2800::1"))
+
+
+def test_traces_leave_where_the_collector_listens(tmp_path: Path) -> None:
+    plan = shop_plan()
+    for endpoint, port in (("http://collector.monitoring", 4318), ("http://collector.monitoring:14318", 14318)):
+        system = replace(plan.system, telemetry=replace(plan.system.telemetry, otlp_endpoint=endpoint))
+        folder = tmp_path / str(port)
+        written(replace(plan, system=system), folder)
+        policies = {one["metadata"]["name"]: one for one in built(folder, "production") if one["kind"] == "NetworkPolicy"}
+        for name in ("gateway", "orders", "auth"):
+            assert {"ports": [{"protocol": "TCP", "port": port}]} in rules(policies[name], "egress"), name
+
+
+def rules(policy: dict[str, Any], way: str) -> list[dict[str, Any]]:
+    return list(policy["spec"].get(way, []))
 
 
 # TLS

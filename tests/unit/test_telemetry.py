@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from atoll.telemetry.exporter import Exporter
+from atoll.telemetry.otlp import collector_at
 from atoll.telemetry.spans import CLIENT, Parent, Span, Spans, new_span_id
 from tests.support.collector import collector
 from tests.support.ports import free_port
@@ -38,6 +39,18 @@ def test_spans_that_find_no_room_are_dropped_and_counted() -> None:
         spans.record(span())
 
     assert (len(spans), spans.recorded, spans.dropped) == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "place"),
+    [
+        ("http://collector", ("collector", 4318)),
+        ("http://collector.monitoring:14318", ("collector.monitoring", 14318)),
+        ("http://[::1]", ("::1", 4318)),
+    ],
+)
+def test_a_collector_without_a_port_is_where_collectors_listen(endpoint: str, place: tuple[str, int]) -> None:
+    assert collector_at(endpoint) == place
 
 
 async def exported(spans: Spans, url: str) -> None:

@@ -48,6 +48,7 @@ from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, Operation
 from atoll.system.failures import FailureDetection, Retries
 from atoll.system.rates import Rate
+from atoll.telemetry import otlp
 
 __all__ = ["translate"]
 
@@ -57,7 +58,6 @@ _IDEMPOTENCY_KEY = "idempotency-key"
 _UPGRADE = "upgrade"
 _HEALTH = "/health"
 _PORT = re.compile(r":\d+$")
-_OTLP_PORT = 4318
 # Larger bodies pass as they come: the gateway's memory is for everybody.
 _KEPT_BYTES = 1 << 20
 
@@ -151,7 +151,7 @@ def _tracing(system: SystemEntry, faults: list[str]) -> Tracing | None:
         return None
     address = system.otlp_endpoint.removeprefix("http://").rstrip("/")
     try:
-        collector = Endpoint.parse(address if _PORT.search(address) else f"{address}:{_OTLP_PORT}")
+        collector = Endpoint.parse(address if _PORT.search(address) else f"{address}:{otlp.PORT}")
     except ValueError as error:
         faults.append(f"there are no traces: the collector {system.otlp_endpoint} can't be used ({error})")
         return None

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from atoll.telemetry import otlp
 from atoll.telemetry.spans import Span, Spans
@@ -28,7 +27,7 @@ class Exporter:
 
     def __init__(self, spans: Spans, endpoint: str, resource: Mapping[str, str]) -> None:
         self._spans = spans
-        self._address = urlsplit(endpoint)
+        self._host, self._port = otlp.collector_at(endpoint)
         self._resource = resource
         self._connection: HTTPConnection | None = None
         self._unsent: list[Span] = []
@@ -88,7 +87,7 @@ class Exporter:
         from http.client import HTTPConnection, HTTPException
 
         fresh = self._connection is None
-        connection = self._connection or HTTPConnection(self._address.hostname or "", self._address.port, timeout=_TIMEOUT_S)
+        connection = self._connection or HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
         try:
             connection.request("POST", otlp.PATH, body, {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -97,7 +96,7 @@ class Exporter:
             connection.close()
             self._connection = None
             if fresh:
-                raise OSError(f"{self._address.netloc}: {error or type(error).__name__}") from error
+                raise OSError(f"{self._host}:{self._port}: {error or type(error).__name__}") from error
             return self._post(body)  # the collector has closed a connection that was idle
         self._connection = connection
         return answer.status

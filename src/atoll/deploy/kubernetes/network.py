@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from atoll.deploy import entrance
 from atoll.deploy.bus import BUS_PORT, ROUTE_PORT
@@ -18,12 +17,16 @@ from atoll.deploy.kubernetes.objects import Object, host, labels, named, selecto
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
+from atoll.telemetry import otlp
 
 __all__ = ["between_servers", "policies", "to_own_database", "to_pods", "users"]
 
-_OTLP_PORT = 4318
 _DNS_PORT = 53
-_OWN = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+# All addresses, but those that clusters, their machines and their neighbours have.
+_OUTSIDE = {
+    "0.0.0.0/0": ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
+    "::/0": ["fc00::/7", "fe80::/10"],
+}
 _MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
@@ -104,7 +107,7 @@ def _part(plan: Plan, one: Part) -> Object:
     if one.outside:
         egress.append(_to(plan, one.outside, APP_PORT))
     if one.spec.outbound:
-        egress.append({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": list(_OWN)}}]})
+        egress.append({"to": [{"ipBlock": {"cidr": cidr, "except": own}} for cidr, own in _OUTSIDE.items()]})
     return _policy(plan, host(one.name), chosen, ingress=ingress, egress=egress)
 
 
@@ -145,4 +148,5 @@ def _traces(plan: Plan) -> list[Object]:
     """To the collector, wherever it is."""
     if not (endpoint := plan.system.telemetry.otlp_endpoint):
         return []
-    return [{"ports": _ports(urlsplit(endpoint).port or _OTLP_PORT)}]
+    _, port = otlp.collector_at(endpoint)
+    return [{"ports": _ports(port)}]
