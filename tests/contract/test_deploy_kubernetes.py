@@ -532,6 +532,25 @@ def test_the_bus_has_three_servers_where_work_is_real_and_one_to_try_things(shop
             assert f'"tls://nats-{number}.nats:6222"' in by_name(objects, "ConfigMap")["nats"]["data"]["nats.conf"]
 
 
+def test_a_bus_that_stores_in_another_way_is_started_anew(tmp_path: Path) -> None:
+    """A running one refuses all of a configuration in which that has changed (e2e/test_bus_reload.py)."""
+    found = shop_plan()
+    templates: list[Any] = []
+    for number, always in enumerate((False, False, True)):
+        folder, bus = tmp_path / str(number), replace(found.system.bus, sync_always=always)
+        written(replace(found, system=replace(found.system, bus=bus)), folder)
+        templates.append(by_name(built(folder, "production"), "StatefulSet")["nats"]["spec"]["template"])
+    assert templates[0] == templates[1] != templates[2]
+
+
+def test_the_bus_knows_how_much_memory_it_has(shop: dict[str, Objects]) -> None:
+    for objects in shop.values():
+        (container,) = by_name(objects, "StatefulSet")["nats"]["spec"]["template"]["spec"]["containers"]
+        variables = {one["name"]: one.get("value") for one in container["env"]}
+        limit = container["resources"]["limits"]["memory"]
+        assert int(variables["GOMEMLIMIT"].removesuffix("MiB")) < int(limit.removesuffix("Mi"))
+
+
 def test_provision_is_told_of_every_server_of_the_bus(shop: dict[str, Objects]) -> None:
     for overlay, servers in {"dev": 1, "production": 3, "operators": 3}.items():
         jobs = [spec for name, spec in pods(shop[overlay]) if name.split()[1].startswith("provision")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,18 @@ async def test_a_subscription_added_to_a_stream_that_is_read_already_is_said_to_
         assert (await bus.apply()).late == []
         for each in (orders, reviews):
             await each.close()
+
+
+async def test_a_running_bus_refuses_all_of_a_configuration_in_which_it_would_store_in_another_way(tmp_path: Path) -> None:
+    """So who renders for containers sees to it that it is started anew then (contract/test_deploy_kubernetes.py)."""
+    before = shop_on_the_bus()
+    async with provisioned_bus(tmp_path, before) as bus:
+        late = contract("late", ["thing_done"], [])
+        changed = bus.changed({**before, "late": late})
+        bus.administrator = replace(changed, server=replace(changed.server, sync_always=True))
+        with pytest.raises(BusOutage):
+            await bus.apply()
+
+        bus.server.kill()
+        await bus.server.start()
+        assert "stream late made" in (await bus.apply()).changes

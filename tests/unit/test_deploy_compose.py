@@ -108,6 +108,14 @@ def test_three_servers_of_the_bus_have_a_volume_each_and_everybody_waits_for_all
     assert 'ATOLL_BUS_ADDRESS: "nats-1:4222,nats-2:4222,nats-3:4222"' in found["provision"]
 
 
+def test_each_server_of_a_bus_that_stores_in_another_way_is_started_anew() -> None:
+    """Compose does so when a container is told something else; a file that changes is none of its business."""
+    for one, names in ((planned(), ["nats"]), (of_three(), ["nats-1", "nats-2", "nats-3"])):
+        always = replace(one, system=replace(one.system, bus=replace(one.system.bus, sync_always=True)))
+        before, after = (sections(render(each, told(each))["compose.yaml"]) for each in (one, always))
+        assert {name for name in before if before[name] != after[name]} == set(names)
+
+
 def test_three_servers_find_each_other_in_one_network_only() -> None:
     one = of_three()
     files = secret_files(one, Keeper(lambda name: name, {"payment_key": "k"}, certificates, bus=compose_hosts(one)))

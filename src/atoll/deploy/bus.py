@@ -11,12 +11,14 @@ from atoll.deploy.plan import Plan
 from atoll.provision import nats
 
 __all__ = [
+    "BUS_MEMORY_MIB",
     "BUS_PORT",
     "HEALTH_PORT",
     "OF_SEVERAL",
     "ROUTE_PORT",
     "BusHosts",
     "bus_configuration",
+    "bus_variables",
     "compose_hosts",
     "server_variables",
 ]
@@ -25,6 +27,8 @@ BUS_PORT = 4222
 ROUTE_PORT = 6222
 HEALTH_PORT = 8222
 OF_SEVERAL = 3
+BUS_MEMORY_MIB = 512
+"""What a server of the bus may have."""
 _TLS = Path("/run/secrets")
 _OWN_NAME, _OWN_ADDRESS = "ATOLL_BUS_SERVER", "ATOLL_BUS_ADVERTISE"
 
@@ -81,3 +85,12 @@ def _cluster(hosts: BusHosts) -> nats.Cluster:
 def server_variables(name: str, host: str) -> dict[str, str]:
     """What one of several servers is told; `host` is where clients find it."""
     return {_OWN_NAME: name, _OWN_ADDRESS: f"{host}:{BUS_PORT}"}
+
+
+def bus_variables(plan: Plan) -> dict[str, str]:
+    """What each server is told. With another value it is started anew, which one that stores in another way must be: NATS
+    refuses all of a configuration in which that has changed meanwhile.
+    """
+    # Go takes what it finds, and would be killed at its limit; near it, it collects more often.
+    told = {"GOMEMLIMIT": f"{BUS_MEMORY_MIB * 9 // 10}MiB"}
+    return {**told, "ATOLL_BUS_SYNC": "always"} if plan.system.bus.sync_always else told

@@ -14,7 +14,7 @@ from itertools import count, islice
 from typing import Any
 
 from atoll.deploy import entrance, observability, yaml
-from atoll.deploy.bus import compose_hosts, server_variables
+from atoll.deploy.bus import BUS_MEMORY_MIB, bus_variables, compose_hosts, server_variables
 from atoll.deploy.environment import database_environment, environment, gateway_environment, provision_environment
 from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.plan import Part, Plan
@@ -104,11 +104,15 @@ def _bus(plan: Plan, told: Told) -> dict[str, Any]:
     """Its servers, by name. Several find each other in one network, under names that they have in no other."""
     hosts = compose_hosts(plan)
     if not hosts.routes:
-        return {BUS: _bus_server(BUS, told, networks=[*_cell_names(told), "platform"])}
+        networks = [*_cell_names(told), "platform"]
+        return {BUS: _bus_server(BUS, told, environment=bus_variables(plan), networks=networks)}
     cells: dict[str, Any] = {name: {} for name in _cell_names(told)}
     return {
         name: _bus_server(
-            name, told, environment=server_variables(name, name), networks={**cells, "platform": {"aliases": [route]}}
+            name,
+            told,
+            environment={**bus_variables(plan), **server_variables(name, name)},
+            networks={**cells, "platform": {"aliases": [route]}},
         )
         for name, route in zip(hosts.each, hosts.routes, strict=True)
     }
@@ -116,7 +120,7 @@ def _bus(plan: Plan, told: Told) -> dict[str, Any]:
 
 def _bus_server(name: str, told: Told, **own: Any) -> dict[str, Any]:
     volumes = [f"./secrets/{BUS}:/etc/nats:ro", _secrets(BUS), f"{name}-data:/data"]
-    return _container(told.images[BUS], 512, stop_grace_period="20s", volumes=volumes, **own)
+    return _container(told.images[BUS], BUS_MEMORY_MIB, stop_grace_period="20s", volumes=volumes, **own)
 
 
 def _bus_is_there(plan: Plan) -> dict[str, Any]:

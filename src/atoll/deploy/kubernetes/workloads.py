@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from atoll.deploy import entrance
-from atoll.deploy.bus import BUS_PORT
+from atoll.deploy.bus import BUS_MEMORY_MIB, BUS_PORT, bus_variables
 from atoll.deploy.entrance import METRICS_PORT
 from atoll.deploy.environment import database_environment, environment, gateway_environment
 from atoll.deploy.images import APP_PORT, BUS, GATEWAY
 from atoll.deploy.kubernetes.migrations import job, migrates, waiting
-from atoll.deploy.kubernetes.objects import Container, Object, Pod, claim, config, host, labels, named, selector
+from atoll.deploy.kubernetes.objects import Container, Object, Pod, claim, config, host, labels, named, selector, variables
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
@@ -240,11 +240,15 @@ def gateway(plan: Plan, image: str) -> list[Object]:
 
 
 def bus(plan: Plan, image: str) -> list[Object]:
-    """One server with a volume. docs/decisions/0014-kubernetes.md says what three would need."""
+    """One server with a volume, of which `bus.component` makes three."""
     marked = labels(plan, BUS, "bus")
-    more = {"ports": [{"name": "nats", "containerPort": BUS_PORT}], **_server_probes("nats", {"tcpSocket": {"port": "nats"}})}
+    more = {
+        "ports": [{"name": "nats", "containerPort": BUS_PORT}],
+        "env": variables(bus_variables(plan)),
+        **_server_probes("nats", {"tcpSocket": {"port": "nats"}}),
+    }
     configuration = {"name": "configuration", "configMap": {"name": BUS}}
-    container = Container(BUS, image, 512, "250m", more)
+    container = Container(BUS, image, BUS_MEMORY_MIB, "250m", more)
     pod = Pod(BUS, container, volumes={"/etc/nats": configuration, "/data": _DATA}, grace_s=30)
     return [
         _account(BUS, marked),
