@@ -13,6 +13,7 @@ import yaml
 
 from atoll.deploy.kubernetes import render
 from atoll.deploy.plan import Plan
+from atoll.system.manifest import TlsSpec
 from tests.support import golden
 from tests.support.deployed import shop_plan, with_canary
 from tests.support.manifests import pods, told, written
@@ -100,3 +101,11 @@ def test_the_components_of_the_shop_are_the_golden_ones() -> None:
     for path, text in render(plan, told(plan)).items():
         if path.startswith("components/secrets"):
             golden.check(f"kubernetes/{path}", text)
+
+
+def test_a_certificate_is_a_secret_of_the_type_that_others_make_too(tmp_path: Path) -> None:
+    plan = with_store("ClusterSecretStore/vault")
+    written(replace(plan, system=replace(plan.system, gateway=replace(plan.system.gateway, tls=TlsSpec()))), tmp_path)
+    found = external(with_component(tmp_path, "production"))
+    assert found["gateway-tls"]["target"]["template"] == {"type": "kubernetes.io/tls"}
+    assert [name for name, spec in found.items() if "template" in spec["target"]] == ["gateway-tls"]

@@ -188,6 +188,17 @@ def test_what_has_a_file_for_a_database_runs_once_and_nobody_scales_it(shop: dic
     assert all("replicas" not in deployments[name]["spec"] for name in scaled)
 
 
+def test_who_shall_not_run_does_not(tmp_path: Path) -> None:
+    """Whatever its database is. No scaler: none goes below one."""
+    plan = shop_plan()
+    parts = tuple(replace(one, replicas=0) if one.name in ("catalog", "payments") else one for one in plan.parts)
+    written(replace(plan, parts=parts), tmp_path)
+    objects = built(tmp_path, "production")
+    for name in ("catalog", "payments"):
+        assert by_name(objects, "Deployment")[name]["spec"]["replicas"] == 0
+        assert name not in by_name(objects, "HorizontalPodAutoscaler")
+
+
 def test_the_gateway_has_two_replicas_at_least_and_production_keeps_them_apart(shop: dict[str, Objects]) -> None:
     objects = shop["production"]
     assert by_name(objects, "HorizontalPodAutoscaler")["gateway"]["spec"]["minReplicas"] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from atoll.deploy import yaml
+from atoll.deploy.entrance import TLS
 from atoll.deploy.kubernetes.objects import Object, documents, host, labels, named
 from atoll.deploy.plan import Plan
 from atoll.deploy.secrets import database_name
@@ -57,7 +58,12 @@ def _secret(plan: Plan, name: str, files: Sequence[str]) -> Object:
     spec = {
         "refreshInterval": _EVERY,
         "secretStoreRef": {"kind": kind, "name": store},
-        "target": {"name": host(name), "creationPolicy": "Owner"},
+        "target": {"name": host(name), "creationPolicy": "Owner", **_typed(name)},
         "data": data,
     }
     return named("external-secrets.io/v1 ExternalSecret", host(name), labels(plan, name, "secret"), spec=spec)
+
+
+def _typed(name: str) -> Object:
+    """A Secret's type never changes, and a certificate has one of its own: so somebody else can take over making it."""
+    return {"template": {"type": "kubernetes.io/tls"}} if name == TLS else {}

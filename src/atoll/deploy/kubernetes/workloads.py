@@ -46,8 +46,8 @@ def part(plan: Plan, one: Part, image: str) -> list[Object]:
         found.append(job(plan, one, image, told))
     found.append(_deployment(plan, one, _pod(plan, one, image, told)))
     found.append(_disruption(plan, one.name, marked))
-    if not lasting and not one.tries:
-        found.append(_scaler(name, marked, max(one.replicas, 1)))
+    if not lasting and not one.tries and one.replicas:
+        found.append(_scaler(name, marked, one.replicas))
     if one.kind == "simulator":
         found.append(_service(plan, one.name, marked, {"http": APP_PORT}))
     return found
@@ -106,11 +106,13 @@ def _foreign_probes() -> dict[str, Any]:
 def _deployment(plan: Plan, one: Part, pod: Pod) -> Object:
     marked = labels(plan, one.name, one.kind)
     # Who scales says how many there are; a number here would undo it at each apply.
-    strategy: dict[str, Any] = {"replicas": 1, "strategy": {"type": "Recreate"}} if _lasting(one) else {"strategy": _ROLLING}
-    strategy |= {"replicas": one.replicas} if one.tries else {}
+    count = {"replicas": one.replicas} if _lasting(one) or one.tries or not one.replicas else {}
+    strategy = {"type": "Recreate"} if _lasting(one) else _ROLLING
     template = pod.template(marked, _scraped(APP_PORT, "/health/metrics") if not one.foreign else None)
-    spec = {**strategy, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5, **_selecting(plan, one.name)}
-    return named("apps/v1 Deployment", host(one.name), marked, spec={**spec, "template": template})
+    spec = {**count, "strategy": strategy, "minReadySeconds": _LEAVING_S, "revisionHistoryLimit": 5}
+    return named(
+        "apps/v1 Deployment", host(one.name), marked, spec={**spec, **_selecting(plan, one.name), "template": template}
+    )
 
 
 _ROLLING = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
