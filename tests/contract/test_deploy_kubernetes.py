@@ -15,6 +15,7 @@ import pytest
 
 from atoll.deploy.files import write
 from atoll.deploy.kubernetes import render, secret_generators
+from atoll.deploy.plan import Plan
 from atoll.errors import SystemMistake
 from atoll.gateway.drain import DRAIN_S
 from atoll.system.budgets import BUDGETS
@@ -496,12 +497,33 @@ def test_the_url_of_an_operator_s_database_lies_where_the_service_looks(shop: di
         assert "secret" not in volume
 
 
-def test_who_is_named_like_the_manifests_own_is_refused() -> None:
+@pytest.mark.parametrize("name", ["network", "dns", "deny_everything"])
+def test_who_is_named_like_the_manifests_own_is_refused(name: str) -> None:
     plan = shop_plan()
-    parts = tuple(replace(one, name="network") if one.name == "orders" else one for one in plan.parts)
+    parts = tuple(replace(one, name=name) if one.name == "orders" else one for one in plan.parts)
     other = replace(plan, parts=parts)
-    with pytest.raises(SystemMistake, match="network has a name in Kubernetes that is taken"):
+    with pytest.raises(SystemMistake, match=f"{name} has a name in Kubernetes that is taken"):
         render(other, told(other))
+
+
+def with_canary_of(name: str) -> Plan:
+    """Of a service of that name."""
+    plan = shop_plan()
+    parts = tuple(replace(one, name=f"{name}-canary", tries=name) if one.name == "orders" else one for one in plan.parts)
+    return replace(plan, parts=parts)
+
+
+def test_the_longest_name_of_a_job_is_one_that_kubernetes_takes() -> None:
+    """That of what migrates a canary."""
+    longest = "o" * 37
+    plan = with_canary_of(longest)
+    (name,) = re.findall(r"name: (\S+-migrate-\w+)", render(plan, told(plan))[f"base/{longest}-canary.yaml"])
+    assert len(name) == 63
+
+    plan = with_canary_of(longest + "o")
+    with pytest.raises(SystemMistake, match="1 letters too long") as caught:
+        render(plan, told(plan))
+    assert caught.value.hint == f"a name for {longest}o of 37 letters"
 
 
 def test_monitoring_reaches_every_pod_that_says_where_its_metrics_are(shop: dict[str, Objects]) -> None:

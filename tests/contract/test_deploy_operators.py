@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from atoll.system.manifest import TlsSpec
 from tests.support.deployed import shop_plan, with_canary
 from tests.support.manifests import written
 from tests.support.operators import refused
@@ -21,13 +22,15 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("kubernetes")
     plan = with_canary(shop_plan(), "orders")
     containers = replace(plan.system.containers, secret_store="ClusterSecretStore/vault")
-    written(replace(plan, system=replace(plan.system, containers=containers)), folder)
+    gateway = replace(plan.system.gateway, tls=TlsSpec())
+    written(replace(plan, system=replace(plan.system, containers=containers, gateway=gateway)), folder)
     every = [one for path in folder.rglob("*.yaml") for one in yaml.safe_load_all(path.read_text()) if one]
     return [one for one in every if one.get("kind") in ("Cluster", "ExternalSecret")]
 
 
 def test_operators_take_what_is_rendered_for_them(resources: list[dict[str, Any]], tmp_path: Path) -> None:
     assert {one["kind"] for one in resources} == {"Cluster", "ExternalSecret"}
+    assert "gateway-tls" in {one["metadata"]["name"] for one in resources}
     assert refused(resources, tmp_path) == ""
 
 

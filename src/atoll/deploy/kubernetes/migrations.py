@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from atoll.deploy.kubernetes.objects import Container, Object, Pod, digest, host, labels, named
 from atoll.deploy.plan import SERVERS, Part, Plan
+from atoll.errors import SystemMistake
 
 __all__ = ["job", "migrates", "migrating", "waiting"]
 
@@ -15,6 +16,7 @@ _TRIES = 10
 _KEPT_S = 7 * 86_400
 _ATOLL = ("python3", "-m", "atoll")
 _MIB = 256
+_MOST_LETTERS = 63
 
 
 def migrates(one: Part) -> bool:
@@ -37,7 +39,16 @@ def job(plan: Plan, one: Part, image: str, told: list[Object]) -> Object:
     pod = Pod(name, container, (first,), secret=host(one.service), more={"restartPolicy": "Never"})
     template = {"metadata": {"labels": marked}, "spec": pod.spec()}
     spec = {"backoffLimit": _TRIES, "ttlSecondsAfterFinished": _KEPT_S, "template": template}
-    return named("batch/v1 Job", f"{host(migrating(one.name))}-{digest(template)}", marked, spec=spec)
+    return named("batch/v1 Job", _job_name(one, template), marked, spec=spec)
+
+
+def _job_name(one: Part, template: Object) -> str:
+    """Raises SystemMistake: it is too long, which no other name made of a service's can be."""
+    found = f"{host(migrating(one.name))}-{digest(template)}"
+    if (over := len(found) - _MOST_LETTERS) > 0:
+        detail = f"the Job that migrates {one.name} can't be called {found}: that is {over} letters too long for Kubernetes"
+        raise SystemMistake(detail, where=one.spec.where, hint=f"a name for {one.service} of {len(one.service) - over} letters")
+    return found
 
 
 def waiting(image: str, told: list[Object]) -> Container:

@@ -19,9 +19,12 @@ from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 from atoll.telemetry import otlp
 
-__all__ = ["between_servers", "policies", "to_own_database", "to_pods", "users"]
+__all__ = ["OWN_NAMES", "between_servers", "policies", "to_own_database", "to_pods", "users"]
 
 _DNS_PORT = 53
+_EVERYTHING, _NAMES, _ROUTES = "deny-everything", "dns", f"{BUS}-routes"
+OWN_NAMES = (_EVERYTHING, _NAMES, _ROUTES)
+"""Of policies that belong to no part of the system."""
 # All addresses, but those that clusters, their machines and their neighbours have.
 _OUTSIDE = {
     "0.0.0.0/0": ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
@@ -33,8 +36,8 @@ _MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.nam
 def policies(plan: Plan) -> list[Object]:
     """All but those of databases, which differ from overlay to overlay."""
     return [
-        _policy(plan, "deny-everything", {}, ingress=[], egress=[]),
-        _policy(plan, "dns", {}, egress=[_dns()]),
+        _policy(plan, _EVERYTHING, {}, ingress=[], egress=[]),
+        _policy(plan, _NAMES, {}, egress=[_dns()]),
         _gateway(plan),
         _bus(plan),
         _policy(plan, PROVISION, selector(plan, PROVISION), egress=[_to(plan, [BUS], BUS_PORT)]),
@@ -90,7 +93,7 @@ def _bus(plan: Plan) -> Object:
 def between_servers(plan: Plan) -> Object:
     """Where the bus has several."""
     ways = {"ingress": [_from(plan, [BUS], ROUTE_PORT)], "egress": [_to(plan, [BUS], ROUTE_PORT)]}
-    return _policy(plan, f"{BUS}-routes", selector(plan, BUS), **ways)
+    return _policy(plan, _ROUTES, selector(plan, BUS), **ways)
 
 
 def _part(plan: Plan, one: Part) -> Object:

@@ -11,7 +11,7 @@ from atoll.deploy.images import BUS, GATEWAY, PROVISION
 from atoll.deploy.kubernetes.bus import component
 from atoll.deploy.kubernetes.external import external_secrets
 from atoll.deploy.kubernetes.migrations import migrates, migrating
-from atoll.deploy.kubernetes.network import policies
+from atoll.deploy.kubernetes.network import OWN_NAMES, policies
 from atoll.deploy.kubernetes.objects import documents, host, named
 from atoll.deploy.kubernetes.overlays import databases, kustomization, overlays
 from atoll.deploy.kubernetes.podman import podman
@@ -26,7 +26,7 @@ __all__ = ["BUS_FILE", "Told", "render", "secret_generators"]
 
 
 BUS_FILE = f"base/{BUS_CONFIGURATION}"
-_TAKEN = (BUS, GATEWAY, PROVISION, "namespace", "network", "kustomization")
+_TAKEN = (BUS, GATEWAY, PROVISION, *OWN_NAMES, "namespace", "network", "kustomization")
 
 
 @dataclass(frozen=True, slots=True)
