@@ -354,6 +354,17 @@ def test_a_database_is_reached_by_its_own_service_only(shop: dict[str, Objects])
     )
 
 
+def test_an_operator_reaches_the_servers_that_it_made_and_nobody_else_asks_how_they_are(shop: dict[str, Objects]) -> None:
+    policies = by_name(shop["operators"], "NetworkPolicy")
+    _, asked = rules(policies["orders-database"], "ingress")
+    assert [one["podSelector"]["matchLabels"] for one in asked["from"]] == [
+        {"app.kubernetes.io/name": "cloudnative-pg"},
+        {"cnpg.io/cluster": "orders-database"},
+    ]
+    assert [one["port"] for one in asked["ports"]] == [8000, 5432]
+    assert [rule["ports"][0]["port"] for rule in rules(policies["catalog-database"], "ingress")] == [27017]
+
+
 def test_only_who_says_outbound_calls_the_outside(tmp_path: Path) -> None:
     """By either protocol, and nobody beside it: clusters have addresses of these ranges."""
     plan = shop_plan()

@@ -19,7 +19,7 @@ from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
 from atoll.telemetry import otlp
 
-__all__ = ["OWN_NAMES", "between_servers", "policies", "to_own_database", "to_pods", "users"]
+__all__ = ["OWN_NAMES", "between_servers", "policies", "to_operator_s", "to_own_database", "to_pods"]
 
 _DNS_PORT = 53
 _EVERYTHING, _NAMES, _ROUTES = "deny-everything", "dns", f"{BUS}-routes"
@@ -30,6 +30,12 @@ _OUTSIDE = {
     "0.0.0.0/0": ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
     "::/0": ["fc00::/7", "fe80::/10"],
 }
+# Kubernetes itself, behind its Service and where that leads.
+_API_PORTS = (443, 6443)
+# CloudNativePG asks its servers how they are, and connects with them, wherever it runs; they ask each other too. MongoDB's
+# tell Kubernetes. https://cloudnative-pg.io/documentation/current/networking
+_OPERATOR = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "cloudnative-pg"}}}
+_STANDING_PORT = 8000
 _MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
@@ -51,11 +57,22 @@ def to_own_database(plan: Plan, one: Part) -> list[Object]:
     port, name = PORTS[one.database.kind], database_name(one)
     return [
         to_pods(plan, one, {"matchLabels": selector(plan, name)}),
-        _policy(plan, host(name), selector(plan, name), ingress=[{"from": [users(plan, one)], "ports": _ports(port)}]),
+        _policy(plan, host(name), selector(plan, name), ingress=[{"from": [_users(plan, one)], "ports": _ports(port)}]),
     ]
 
 
-def users(plan: Plan, one: Part) -> Object:
+def to_operator_s(plan: Plan, one: Part, pods: Object) -> list[Object]:
+    """Between a service and those pods, the servers that an operator made for it. They also reach their like and Kubernetes."""
+    assert one.database is not None
+    kind, peers = one.database.kind, {"podSelector": pods}
+    ingress = [{"from": [_users(plan, one), peers], "ports": _ports(PORTS[kind])}]
+    if kind == "postgresql":
+        ingress.append({"from": [_OPERATOR, peers], "ports": _ports(_STANDING_PORT, PORTS[kind])})
+    egress = [{"to": [peers]}, {"ports": _ports(*_API_PORTS)}]
+    return [to_pods(plan, one, pods), _policy(plan, host(database_name(one)), pods, ingress=ingress, egress=egress)]
+
+
+def _users(plan: Plan, one: Part) -> Object:
     """The pods that may use a service's database."""
     versions = [one, *(canary for service, canary in plan.canaries.items() if service == one.name)]
     return {"podSelector": _any_of(plan, [name for each in versions for name in (each.name, migrating(each.name))])}
@@ -66,7 +83,7 @@ def to_pods(plan: Plan, one: Part, pods: Object | None) -> Object:
     assert one.database is not None
     where = {"to": [{"podSelector": pods}]} if pods else {}
     way = {**where, "ports": _ports(PORTS[one.database.kind])}
-    return _policy(plan, f"{host(one.name)}-to-database", users(plan, one)["podSelector"], egress=[way])
+    return _policy(plan, f"{host(one.name)}-to-database", _users(plan, one)["podSelector"], egress=[way])
 
 
 def _gateway(plan: Plan) -> Object:
@@ -120,7 +137,7 @@ def _policy(plan: Plan, name: str, pods: Object, **ways: Any) -> Object:
     """
     types = [way.title() for way in ways]
     lists = {way: rules for way, rules in ways.items() if rules}
-    chosen = pods if "matchExpressions" in pods or not pods else {"matchLabels": pods}
+    chosen = pods if not pods or pods.keys() & {"matchLabels", "matchExpressions"} else {"matchLabels": pods}
     spec = {"podSelector": chosen, "policyTypes": types, **lists}
     return named("networking.k8s.io/v1 NetworkPolicy", name, labels(plan, name, "network"), spec=spec)
 
@@ -138,8 +155,8 @@ def _from(plan: Plan, names: Sequence[str], port: int) -> Object:
     return {"from": [{"podSelector": _any_of(plan, names)}], "ports": _ports(port)}
 
 
-def _ports(port: int) -> list[Object]:
-    return [{"protocol": "TCP", "port": port}]
+def _ports(*ports: int) -> list[Object]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
 
 
 def _dns() -> Object:

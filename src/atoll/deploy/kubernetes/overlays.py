@@ -15,7 +15,7 @@ from atoll.deploy.bus import OF_SEVERAL
 from atoll.deploy.images import GATEWAY
 from atoll.deploy.kubernetes.bus import COMPONENT
 from atoll.deploy.kubernetes.migrations import migrating
-from atoll.deploy.kubernetes.network import to_own_database, to_pods, users
+from atoll.deploy.kubernetes.network import to_operator_s, to_own_database, to_pods
 from atoll.deploy.kubernetes.objects import Object, documents, host, labels, named
 from atoll.deploy.kubernetes.workloads import database
 from atoll.deploy.plan import Part, Plan
@@ -27,8 +27,6 @@ __all__ = ["databases", "kustomization", "overlays"]
 _INSTANCES = 3
 _SIZE = "10Gi"
 _MONGODB_VERSION = "8.0.4"
-_API_PORTS = (443, 6443)
-_OPERATOR_PORT = 8000
 
 
 def kustomization(**entries: Any) -> str:
@@ -106,7 +104,7 @@ def _apart() -> Object:
 
 def _operators(plan: Plan) -> dict[str, str]:
     served = [one for one in _with_server(plan) if _served(one)]
-    objects = [each for one in served for each in (*_resource(plan, one), *_around(plan, one))]
+    objects = [each for one in served for each in (_resource(plan, one), *to_operator_s(plan, one, _pods_of_operator(one)))]
     objects += [to_pods(plan, one, None) for one in _with_server(plan) if not _served(one)]
     patches = {f"urls/{host(one.name)}.yaml": yaml.text(_url_of_operator(one)) for one in served}
     return {
@@ -125,8 +123,8 @@ def _operators(plan: Plan) -> dict[str, str]:
     }
 
 
-def _resource(plan: Plan, one: Part) -> list[Object]:
-    return [_mongodb(plan, one) if _kind(one) == "mongodb" else _postgresql(plan, one)]
+def _resource(plan: Plan, one: Part) -> Object:
+    return _mongodb(plan, one) if _kind(one) == "mongodb" else _postgresql(plan, one)
 
 
 def _postgresql(plan: Plan, one: Part) -> Object:
@@ -163,27 +161,6 @@ def _pods_of_operator(one: Part) -> Object:
     """As the operators label them."""
     name = host(database_name(one))
     return {"matchLabels": {"app": f"{name}-svc"} if _kind(one) == "mongodb" else {"cnpg.io/cluster": name}}
-
-
-def _around(plan: Plan, one: Part) -> list[Object]:
-    """The service and its servers reach each other; servers also reach their like and Kubernetes, and operators reach them."""
-    pods, port, name = _pods_of_operator(one), PORTS[_kind(one)], host(database_name(one))
-    peers = {"podSelector": pods}
-    spec = {
-        "podSelector": pods,
-        "policyTypes": ["Ingress", "Egress"],
-        "ingress": [
-            {"from": [users(plan, one), peers], "ports": _tcp(port)},
-            {"from": [{"namespaceSelector": {}}], "ports": _tcp(_OPERATOR_PORT)},
-        ],
-        "egress": [{"to": [peers]}, {"ports": _tcp(*_API_PORTS)}],
-    }
-    policy = named("networking.k8s.io/v1 NetworkPolicy", name, labels(plan, name, "network"), spec=spec)
-    return [to_pods(plan, one, pods), policy]
-
-
-def _tcp(*ports: int) -> list[Object]:
-    return [{"protocol": "TCP", "port": port} for port in ports]
 
 
 def _url_of_operator(one: Part) -> Object:
