@@ -595,6 +595,13 @@ def test_the_bus_knows_how_much_memory_it_has(shop: dict[str, Objects]) -> None:
         assert int(variables["GOMEMLIMIT"].removesuffix("MiB")) < int(limit.removesuffix("Mi"))
 
 
+def test_a_server_of_the_bus_that_has_lost_its_volume_has_a_quarter_of_an_hour_to_fill_it(shop: dict[str, Objects]) -> None:
+    (container,) = by_name(shop["production"], "StatefulSet")["nats"]["spec"]["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    assert probe["httpGet"]["path"] == "/healthz", "which says when it has all that the others have"
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 15 * 60
+
+
 def test_provision_is_told_of_every_server_of_the_bus(shop: dict[str, Objects]) -> None:
     for overlay, servers in {"dev": 1, "production": 3, "operators": 3}.items():
         jobs = [spec for name, spec in pods(shop[overlay]) if name.split()[1].startswith("provision")]

@@ -74,7 +74,8 @@ def _container() -> Object:
         "name": BUS,
         "env": told,
         "ports": [{"name": "routes", "containerPort": ROUTE_PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
-        "startupProbe": _asked("/healthz"),
+        # Long enough to get from the others all that a volume can hold, for one that has lost its own.
+        "startupProbe": {**_asked("/healthz"), "failureThreshold": 450},
         "readinessProbe": _asked("/healthz?js-server-only=true"),
     }
 
