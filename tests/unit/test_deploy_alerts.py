@@ -153,5 +153,14 @@ def test_what_is_in_order_is_not_told(tmp_path: Path, name: str) -> None:
 
 
 @needs_promtool
+@pytest.mark.parametrize(("left_at", "told"), [(90, True), (30, False)])
+def test_a_service_whose_replicas_have_all_left_is_missed_for_an_hour(tmp_path: Path, left_at: int, told: bool) -> None:
+    """As one does whose new version does not come up; after that it is taken for one that shall not run."""
+    until_then = f"2x{left_at} 0x{120 - left_at}"
+    series = {HEALTHY("healthy"): until_then, HEALTHY("total"): until_then}
+    assert judged(tmp_path, "NoReplica", series, [expected("NoReplica")] if told else []) == ""
+
+
+@needs_promtool
 def test_an_alert_that_does_not_fire_is_noticed(tmp_path: Path) -> None:
     assert "CertificateEnds" in judged(tmp_path, "CertificateEnds", CASES["CertificateEnds"][1], [expected("CertificateEnds")])

@@ -79,10 +79,12 @@ ALERTS = (
         "warning",
         "one in a hundred requests for {{ $labels.operation }} takes longer than {{ $value }} ms",
     ),
+    # A replica that ends leaves the registry, so where the next one does not come up there may be none. Who has had none for an
+    # hour shall have none.
     Alert(
         "NoReplica",
         "min by (envoy_cluster_name) (envoy_cluster_membership_healthy) == 0"
-        " and max by (envoy_cluster_name) (envoy_cluster_membership_total) > 0",
+        " and max by (envoy_cluster_name) (max_over_time(envoy_cluster_membership_total[1h])) > 0",
         1,
         "critical",
         "no replica of {{ $labels.envoy_cluster_name }} is healthy",
