@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from atoll.telemetry.collector import collector_at
 from atoll.telemetry.exporter import Exporter
-from atoll.telemetry.otlp import collector_at
 from atoll.telemetry.spans import CLIENT, Parent, Span, Spans, new_span_id
 from tests.support.collector import collector
 from tests.support.ports import free_port

@@ -48,7 +48,7 @@ from atoll.system.budgets import BUDGETS
 from atoll.system.contract import BODY_LIMIT_BYTES, Operation
 from atoll.system.failures import FailureDetection, Retries
 from atoll.system.rates import Rate
-from atoll.telemetry import otlp
+from atoll.telemetry.collector import PORT as COLLECTOR_PORT
 
 __all__ = ["translate"]
 
@@ -151,7 +151,7 @@ def _tracing(system: SystemEntry, faults: list[str]) -> Tracing | None:
         return None
     address = system.otlp_endpoint.removeprefix("http://").rstrip("/")
     try:
-        collector = Endpoint.parse(address if _PORT.search(address) else f"{address}:{otlp.PORT}")
+        collector = Endpoint.parse(address if _PORT.search(address) else f"{address}:{COLLECTOR_PORT}")
     except ValueError as error:
         faults.append(f"there are no traces: the collector {system.otlp_endpoint} can't be used ({error})")
         return None

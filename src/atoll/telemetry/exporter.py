@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from atoll.telemetry import otlp
+from atoll.telemetry.collector import collector_at
 from atoll.telemetry.spans import Span, Spans
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Exporter:
 
     def __init__(self, spans: Spans, endpoint: str, resource: Mapping[str, str]) -> None:
         self._spans = spans
-        self._host, self._port = otlp.collector_at(endpoint)
+        self._host, self._port = collector_at(endpoint)
         self._resource = resource
         self._connection: HTTPConnection | None = None
         self._unsent: list[Span] = []

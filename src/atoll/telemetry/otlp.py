@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from atoll.telemetry.spans import Span
 
-__all__ = ["PATH", "PORT", "collector_at", "encode"]
+__all__ = ["PATH", "encode"]
 
 PATH = "/v1/traces"
-PORT = 4318
-"""Where a collector listens unless its URL says otherwise."""
 _ERROR = 2
-
-
-def collector_at(endpoint: str) -> tuple[str, int]:
-    """Host and port of a collector's URL."""
-    parts = urlsplit(endpoint)
-    return parts.hostname or "", parts.port or PORT
 
 
 def encode(spans: Sequence[Span], resource: Mapping[str, str]) -> bytes:

@@ -17,7 +17,7 @@ from atoll.deploy.kubernetes.objects import Object, host, labels, named, selecto
 from atoll.deploy.plan import Part, Plan
 from atoll.deploy.secrets import database_name
 from atoll.provision.database import PORTS
-from atoll.telemetry import otlp
+from atoll.telemetry.collector import collector_at
 
 __all__ = ["OWN_NAMES", "between_servers", "policies", "to_operator_s", "to_own_database", "to_pods"]
 
@@ -168,5 +168,5 @@ def _traces(plan: Plan) -> list[Object]:
     """To the collector, wherever it is."""
     if not (endpoint := plan.system.telemetry.otlp_endpoint):
         return []
-    _, port = otlp.collector_at(endpoint)
+    _, port = collector_at(endpoint)
     return [{"ports": _ports(port)}]
