@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types suite acceptance acceptance-compose acceptance-kubernetes lock bench bench-deploy bench-gateway bench-gateway-parts bench-scale drill rehearsal storm wasm clean
+.PHONY: help up test lint types suite acceptance acceptance-compose acceptance-kubernetes lock bench bench-deploy bench-gateway bench-gateway-parts bench-scale drill rehearsal storm native native-core native-sanitized clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,10 +62,25 @@ rehearsal: $(VENV)/dev.stamp ## rotate, withdraw and revoke under load; propagat
 storm: $(VENV)/dev.stamp ## change routes, keys, certificates and replicas under load; what failed: make storm SECONDS=60 ROUTES=50 SEED=1
 	$(BIN)/python -m tests.chaos.storm --seconds $(or $(SECONDS),60) --routes $(or $(ROUTES),50) --seed $(or $(SEED),1)
 
-wasm: $(VENV)/dev.stamp ## compile the gateway's HTTP/1.1 filter, after a change in its source
-	cd src/atoll/gateway/strict && ../../../../$(BIN)/uv run --no-project --with ziglang==0.17.1 python -m ziglang cc \
-	  --target=wasm32-freestanding -Oz -Wall -Wextra -Werror -nostdlib -Wl,--no-entry -Wl,--strip-all \
-	  -o strict_http1.wasm strict_http1.c && chmod 644 strict_http1.wasm && sha256sum strict_http1.* > SHA256SUMS
+# The same bytes from the same compiler, wherever the sources lie.
+NATIVE := src/atoll/engines/envoy_module
+ZIG    := $(CURDIR)/$(BIN)/uv run --no-project --with ziglang==0.17.1 python -m ziglang cc
+CFLAGS := -std=c11 -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Werror -shared
+
+native: $(VENV)/dev.stamp ## compile the gateway's module for Envoy, after a change in its source
+	cd $(NATIVE) && for machine in x86_64 aarch64; do mkdir -p $$machine && $(ZIG) --target=$$machine-linux-gnu.2.17 $(CFLAGS) \
+	  -O2 -Wl,--strip-all -o $$machine/libatoll.so *.c && chmod 644 $$machine/libatoll.so || exit 1; done
+	cd $(NATIVE) && sha256sum *.c *.h */*.so > SHA256SUMS
+
+native-sanitized: $(VENV)/dev.stamp ## run the tests of what that module computes under gcc's address and undefined behaviour sanitizers
+	folder=$$(mktemp -d) && $(MAKE) --no-print-directory native-core CORE=$$folder/libcore.so CC='gcc -fsanitize=address,undefined \
+	  -fno-sanitize-recover=all' && ATOLL_NATIVE_CORE=$$folder/libcore.so LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
+	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q -k fuzz tests/unit/test_envoy_module.py; failed=$$?; rm -r $$folder; exit $$failed
+
+# What the module computes, without what Envoy calls, for the tests; what C leaves undefined ends the process.
+native-core: CC = $(ZIG) -fsanitize=undefined -fsanitize-trap=undefined
+native-core: $(VENV)/dev.stamp
+	cd $(NATIVE) && $(CC) $(CFLAGS) -fvisibility=default -O1 -g -o $(CORE) $$(ls *.c | grep -v ^module)
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 

@@ -19,7 +19,7 @@ from atoll.errors import Bug, EngineOutage
 from atoll.gateway import validation
 from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
-from atoll.gateway.files import body, write_code
+from atoll.gateway.files import body, write_proof
 from atoll.gateway.installer import Installer, Outcome
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.known import Known, MirrorEntry
@@ -270,7 +270,7 @@ async def test_an_envoy_of_an_older_version_is_given_the_table_for_trying(rig: R
     shutil.rmtree(rig.folders.directory(PROOF))
     await _start_again(rig)
 
-    write_code(rig.folders)
+    write_proof(rig.folders)
     applier = Applier(rig.folders, Admin(rig.admin))
     async with load(lambda http: http.get(rig.url + "/orders"), width=2) as traffic:
         await applier.apply(_resources(rig, rig.known))

@@ -301,6 +301,14 @@ def test_good_requests_are_understood_wherever_their_bytes_are_cut_in_two(run: R
     assert {at for at, statuses in found.items() if statuses == [200, 200]} >= set(range(1, first + 1))
 
 
+def test_a_head_whose_last_lf_comes_with_a_part_of_the_next_request_is_answered(run: Run) -> None:
+    """Nothing is left of it to say `close` in, so what is behind it is refused."""
+    first = get(line=b"GET /orders/open HTTP/1.1\r\n")
+
+    with in_pieces(run.rig, first[:-1], first[-1:] + b"GET /ord") as connection:
+        assert [answer.status for answer in answers(connection)] == [200, 400]
+
+
 @pytest.mark.parametrize("fault", [b"\nc: d", b"\rc: d", b"\r\n c: d", b"\r\n\tc: d"], ids=["LF", "CR", "space", "tab"])
 def test_a_fault_is_found_wherever_the_bytes_are_cut_in_two(run: Run, fault: bytes) -> None:
     sent = get(b"a: b" + fault + b"\r\n", line=b"GET /orders/open HTTP/1.1\r\n")

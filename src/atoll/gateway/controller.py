@@ -25,7 +25,7 @@ from atoll.gateway.admin import Admin
 from atoll.gateway.apply import Applier
 from atoll.gateway.arrivals import Arrivals
 from atoll.gateway.environment import Environment
-from atoll.gateway.files import forget_unfinished, write_code, write_initial, write_listener
+from atoll.gateway.files import forget_unfinished, write_initial, write_listener, write_proof
 from atoll.gateway.installer import Installer, Outcome
 from atoll.gateway.ir import Endpoint
 from atoll.gateway.known import GATEWAY, Known, Replica, SystemEntry
@@ -244,7 +244,7 @@ def _start(environment: Environment, folders: Folders) -> Known:
     """What the last controller knew, or the host wrote. Makes Envoy's first files when nobody has."""
     forget_unfinished(folders)
     # An Envoy of an older version runs without.
-    write_code(folders)
+    write_proof(folders)
     try:
         known = Known.parse(Path(folders.inputs).read_bytes())
     except (OSError, AtollError) as error:

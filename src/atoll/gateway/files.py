@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from atoll.gateway import strict
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.translate import translate
@@ -31,9 +30,9 @@ __all__ = [
     "replace_file",
     "version",
     "write",
-    "write_code",
     "write_initial",
     "write_listener",
+    "write_proof",
     "write_resources",
 ]
 
@@ -65,14 +64,13 @@ def write_listener(folders: Folders, listener: Listener) -> None:
 
 def write_resources(folders: Folders, resources: Mapping[str, list[Json]]) -> None:
     """All types, in the order in which they refer to each other, and first what is the same for all systems."""
-    write_code(folders)
+    write_proof(folders)
     for kind in TYPES:
         write(Path(folders.file(kind)), body(kind, resources[kind]))
 
 
-def write_code(folders: Folders) -> None:
-    """What is the same for all systems, and is there before anything that refers to it."""
-    write(Path(folders.strict_http1), strict.code())
+def write_proof(folders: Folders) -> None:
+    """What new routes are tried with, before there are any; it is there before anything that refers to it."""
     write(Path(folders.file(PROOF)), body(PROOF, proof.nothing()))
 
 

@@ -19,7 +19,7 @@ from atoll.engines import envoy as engine
 from atoll.errors import AtollError, SystemMistake
 from atoll.gateway import drain, validation
 from atoll.gateway.admin import Admin
-from atoll.gateway.files import write_code, write_initial
+from atoll.gateway.files import write_initial, write_proof
 from atoll.gateway.ir import Endpoint, Listener, Tls
 from atoll.gateway.known import Known, SystemEntry
 from atoll.gateway.refused import refused
@@ -114,7 +114,7 @@ class GatewayHost:
     async def _check(self, known: Known) -> None:
         """Asks Envoy before it starts: one that starts with files that it refuses answers 404 to everybody."""
         folders = Folders(str(self.root.absolute()))
-        write_code(folders)
+        write_proof(folders)
 
         async def judge(one: Known) -> str:
             return await validation.check(render(translate(one, self.listener), folders))

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from atoll.gateway.xds import credentials, revocations
+from atoll.gateway.xds import credentials, module, revocations
 from atoll.gateway.xds.typed import Json, typed_extension
 
 __all__ = ["FIELDS", "REASONS", "loggers"]
 
-_PARENT = "request.headers['traceparent']"
-# A traceparent, as far as services would go on with it. (Envoy takes no regular expression that counts to 32.)
-_IS_TRACE = (
-    f"'traceparent' in request.headers && size({_PARENT}) >= 55"
-    f" && {_PARENT}.matches('^[0-9a-f]+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+') && {_PARENT}.substring(2, 3) == '-'"
-    f" && {_PARENT}.substring(35, 36) == '-' && {_PARENT}.substring(3, 35) != '{'0' * 32}'"
-)
-# The client's trace, or else the one that services name by the request id without its dashes.
-_TRACE_ID = f"{_IS_TRACE} ? {_PARENT}.substring(3, 35) : request.id.replace('-', '')"
 _SCOPE = "xds.route_metadata.filter_metadata['atoll']['scope']"
 
 _MORE = "'more than the ' + response.headers['ratelimit-limit'] + ' requests that its rate limit allows'"
@@ -39,8 +30,8 @@ REASONS = (
         "'token: ' + response.code_details.replace('jwt_authn_access_denied{', '').replace('_', ' ').replace('}', '')",
     ),
     (f"rbac_access_denied_matched_policy[{revocations.POLICY}]", "'the session of the token was ended'"),
-    (f"rbac_access_denied_matched_policy[{credentials.TWO}]", "'more than one credential'"),
-    (f"rbac_access_denied_matched_policy[{credentials.NOT_BEARER}]", "'Authorization is not a bearer token'"),
+    (credentials.TWO, "'more than one credential'"),
+    (credentials.NOT_BEARER, "'Authorization is not a bearer token'"),
     ("rbac_", f"'the token lacks the scope ' + {_SCOPE}"),
     ("route_not_found", "'no operation has this path'"),
     ("direct_response", _OWN_ANSWER),
@@ -65,7 +56,8 @@ REASONS = (
 FIELDS = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%E3SZ)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
-    "trace_id": f"%CEL({_TRACE_ID})%",
+    # The client's trace, or else the one that services name by the request id without its dashes (`trace_id.c`).
+    "trace_id": "%LOGGED_TRACE%",
     # As it came, or as the tracer made it; null when neither did.
     "traceparent": "%REQ(TRACEPARENT)%",
     "subject": "%REQ(X-ATOLL-SUBJECT)%",
@@ -115,7 +107,7 @@ def _logger(path: str, fields: Json, which: Json) -> Json:
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         path=path,
-        log_format={"json_format": fields, "formatters": [_cel()]},
+        log_format={"json_format": fields, "formatters": [_cel(), module.log_word("trace_id")]},
     )
     return {**file, "filter": which}
 

@@ -270,7 +270,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
     "RuntimeFractionalPercent": {"default_value": _a(1, "FractionalPercent"), "runtime_key": _text(2)},
     "FractionalPercent": {"numerator": _number(1), "denominator": _word(2, "HUNDRED", "TEN_THOUSAND", "MILLION")},
     "TypedExtensionConfig": {"name": _text(1), "typed_config": _one(2, _any)},
-    "envoy.config.route.v3.FilterConfig": {"config": _one(1, _any)},
+    "envoy.config.route.v3.FilterConfig": {"config": _one(1, _any), "disabled": _number(3)},
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": {},
     # Scopes.
     f"{_FILTERS}rbac.v3.RBACPerRoute": {"rbac": _a(2, f"{_FILTERS}rbac.v3.RBAC")},
@@ -301,7 +301,11 @@ MESSAGES: dict[str, dict[str, Field]] = {
         "filter_enabled": _a(7, "RuntimeFractionalPercent"),
         "forward_not_matching_preflights": _wrapped(10),
     },
-    f"{_FILTERS}header_mutation.v3.HeaderMutationPerRoute": {"mutations": _a(1, "Mutations")},
-    "Mutations": {"response_mutations": _some(2, "HeaderMutation")},
-    "HeaderMutation": {"remove": _text(1), "append": _a(2, "HeaderValueOption")},
+    f"{_FILTERS}dynamic_modules.v3.DynamicModuleFilterPerRoute": {
+        "dynamic_module_config": _a(1, "DynamicModuleConfig"),
+        "per_route_config_name": _text(2),
+        "filter_config": _one(3, _any),
+    },
+    "DynamicModuleConfig": {"name": _text(1), "do_not_close": _number(3)},
+    "google.protobuf.StringValue": {"value": _text(1)},
 }

@@ -46,10 +46,6 @@ class Folders:
     def listener(self) -> str:
         return f"{self.root}/listener.json"
 
-    @property
-    def strict_http1(self) -> str:
-        return f"{self.root}/strict_http1.wasm"
-
     def directory(self, kind: str) -> str:
         return f"{self.root}/{kind}"
 

@@ -56,7 +56,7 @@ def resources(gateway: Gateway, folders: Folders) -> list[Json]:
 
 
 def _tcp(gateway: Gateway, folders: Folders) -> Json:
-    chain: Json = {"filters": [strict_http1.filter_(folders), _serving(gateway, folders)]}
+    chain: Json = {"filters": [strict_http1.filter_(), _serving(gateway, folders)]}
     if gateway.listener.tls:
         chain |= {
             "transport_socket": tls.downstream(folders),
@@ -94,7 +94,7 @@ def _udp(gateway: Gateway, folders: Folders) -> Json:
 
 def _redirecting(gateway: Gateway, folders: Folders, port: int) -> Json:
     manager = _manager(gateway, folders, route_config=redirect.routes(gateway.public_url), http_filters=[router.filter_()])
-    chain: Json = {"filters": [strict_http1.filter_(folders), manager]}
+    chain: Json = {"filters": [strict_http1.filter_(), manager]}
     made = _behind_proxies(_listener(redirect.NAME, gateway.listener, chain), gateway.listener.proxies)
     made["address"]["socket_address"]["port_value"] = port
     return made

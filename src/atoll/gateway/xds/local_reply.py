@@ -33,6 +33,10 @@ class Problem:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+def _is(details: str) -> str:
+    return f'response.code_details == "{details}"'
+
+
 def _refused_by(policy: str) -> str:
     return f'response.code_details.startsWith("rbac_access_denied_matched_policy[{policy}")'
 
@@ -47,9 +51,25 @@ PROBLEMS = (
         "two_credentials",
         "Bad Request",
         _OWN_WORDS,
-        when='response.code_details == "lua_response"',
+        when=_is("lua_response"),
+    ),
+    Problem(
+        400,
+        "two_credentials",
+        "Bad Request",
+        "Send exactly one credential: Authorization, X-API-Key, or one protocol `bearer.<token>` of a WebSocket",
+        when=_is(credentials.TWO),
     ),
     Problem(400, "malformed", "Bad Request", "The request is not valid HTTP, or its path or headers are not allowed"),
+    Problem(
+        401,
+        "unauthorized",
+        "Unauthorized",
+        "Authorization is not `Bearer <token>`",
+        _TOKEN_HINT,
+        when=_is(credentials.NOT_BEARER),
+        headers=(("www-authenticate", "Bearer"),),
+    ),
     Problem(401, "unauthorized", "Unauthorized", _OWN_WORDS, _TOKEN_HINT),
     # Envoy answers 403 to a token for somebody else (RFC 6750 §3.1 says invalid_token, 401).
     Problem(
@@ -61,24 +81,6 @@ PROBLEMS = (
         when='response.code_details.startsWith("jwt_authn")',
         answer=401,
         headers=(("www-authenticate", 'Bearer error="invalid_token"'),),
-    ),
-    Problem(
-        403,
-        "two_credentials",
-        "Bad Request",
-        "Send exactly one credential: Authorization, X-API-Key, or one protocol `bearer.<token>` of a WebSocket",
-        when=_refused_by(credentials.TWO),
-        answer=400,
-    ),
-    Problem(
-        403,
-        "unauthorized",
-        "Unauthorized",
-        "Authorization is not `Bearer <token>`",
-        _TOKEN_HINT,
-        when=_refused_by(credentials.NOT_BEARER),
-        answer=401,
-        headers=(("www-authenticate", "Bearer"),),
     ),
     Problem(
         403,

@@ -1,0 +1,50 @@
+"""Parts of Envoy that are ours (`atoll.engines.envoy_module`), as its configuration names them."""
+
+from __future__ import annotations
+
+from atoll.engines import envoy_module
+from atoll.gateway.xds.typed import Json, typed, typed_extension
+
+__all__ = ["http_filter", "log_word", "network_filter", "per_route"]
+
+# Envoy looks for it by its name, in the one folder that it was started with. It stays loaded, so that what a request still
+# uses can't go.
+_MODULE: Json = {"name": envoy_module.NAME, "do_not_close": True}
+
+
+def network_filter(name: str) -> Json:
+    return typed_extension(
+        f"atoll.{name}",
+        "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
+        dynamic_module_config=_MODULE,
+        filter_name=name,
+    )
+
+
+def http_filter(name: str) -> Json:
+    return typed_extension(
+        f"atoll.{name}",
+        "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        dynamic_module_config=_MODULE,
+        filter_name=name,
+    )
+
+
+def per_route(name: str, setting: str) -> Json:
+    """What the filter does on a route."""
+    return typed(
+        "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute",
+        dynamic_module_config=_MODULE,
+        per_route_config_name=name,
+        filter_config=typed("google.protobuf.StringValue", value=setting),
+    )
+
+
+def log_word(name: str) -> Json:
+    """A formatter of access logs: it knows one word."""
+    return typed_extension(
+        f"atoll.{name}",
+        "envoy.extensions.formatter.dynamic_modules.v3.DynamicModuleFormatter",
+        dynamic_module_config=_MODULE,
+        formatter_name=name,
+    )
