@@ -7,18 +7,24 @@ Prints JSON: `command`, and `token`, which is good for the operation `GET /order
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from atoll.engines import envoy
-from atoll.gateway.files import write_initial
+from atoll.gateway.files import write_initial, write_resources
 from atoll.gateway.ir import Endpoint, Listener
 from atoll.gateway.known import Known, ServiceEntry, SystemEntry
+from atoll.gateway.translate import translate
+from atoll.gateway.xds.folders import Folders
+from atoll.gateway.xds.resources import render
+from atoll.gateway.xds.typed import Json
 from atoll.registry.replica import Replica
 from atoll.system.contract import Contract
 from atoll.tokens import Claims, KeySet, SigningKey, sign
@@ -32,14 +38,26 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(folder: str, variant: str, ports: tuple[int, int, int]) -> dict[str, Any]:
-    """Writes the files. `ports`: its own, its admin's, its upstream's."""
+Resources = Mapping[str, list[Json]]
+
+
+def make(
+    folder: str, variant: str, ports: tuple[int, int, int], part: Callable[[Resources], None] | None = None
+) -> dict[str, Any]:
+    """Writes the files. `ports`: its own, its admin's, its upstream's. `part` changes what the gateway would be told."""
     port, admin_port, upstream_port = ports
     key = SigningKey.generate()
     known = replace(_known(variant, upstream_port), keys=KeySet.of([key.public], version=1))
-    bootstrap = write_initial(Path(folder), Listener("127.0.0.1", port), Endpoint("127.0.0.1", admin_port), known)
+    listener = Listener("127.0.0.1", port)
+    bootstrap = write_initial(Path(folder), listener, Endpoint("127.0.0.1", admin_port), known)
+    if part:
+        folders = Folders(str(Path(folder).absolute()))
+        resources = {kind: copy.deepcopy(some) for kind, some in render(translate(known, listener), folders).items()}
+        part(resources)
+        write_resources(folders, resources)
     command = envoy.command(envoy.find(), bootstrap, Path(folder) / "envoy.log", workers=os.cpu_count())
-    return {"command": command.arguments, "token": sign(_claims(), key)}
+    variables = [f"{name}={value}" for name, value in command.environment.items()]
+    return {"command": ["env", *variables, *command.arguments], "token": sign(_claims(), key)}
 
 
 def _known(variant: str, upstream_port: int) -> Known:

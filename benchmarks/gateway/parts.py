@@ -9,7 +9,6 @@ dearer than the next for as long as it lives. Needs nginx and wrk.
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import statistics
@@ -37,7 +36,7 @@ COUNTED = 'done = function(all) io.write(string.format("counted %d %d\\n", all.r
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Of one Envoy, as JSON that a part is taken out of."""
+    """What one Envoy is told, which a part is taken out of."""
 
     listener: Json
     routes: list[Json]
@@ -178,8 +177,7 @@ def _block(variant: str, order: random.Random) -> dict[str, float]:
 def _measured(folder: Path, what: tuple[str, int, int], part: Callable[[Files], None]) -> Iterator[Measured]:
     variant, upstream, lasts_s = what
     port = free_port()
-    made = ours.make(str(folder), variant, (port, free_port(), upstream))
-    _take_out(folder, part)
+    made = ours.make(str(folder), variant, (port, free_port(), upstream), lambda told: part(_files(told)))
     with _running(made["command"]) as process:
         _until_answered(port, made["token"])
         script = folder / "load.lua"
@@ -195,13 +193,8 @@ def _measured(folder: Path, what: tuple[str, int, int], part: Callable[[Files], 
             load.wait()
 
 
-def _take_out(folder: Path, part: Callable[[Files], None]) -> None:
-    paths = {kind: next(folder.rglob(f"{kind}.json")) for kind in ("lds", "rds")}
-    files = {kind: json.loads(path.read_text()) for kind, path in paths.items()}
-    routes = files["rds"]["resources"][0]["virtual_hosts"][0]["routes"]
-    part(Files(files["lds"]["resources"][0], routes))
-    for kind, path in paths.items():
-        path.write_text(json.dumps(files[kind]))
+def _files(told: ours.Resources) -> Files:
+    return Files(told["lds"][0], told["rds"][0]["virtual_hosts"][0]["routes"])
 
 
 @contextmanager
