@@ -483,6 +483,7 @@ async def test_a_directory_that_somebody_removes_costs_no_request_and_no_control
     async with upstreams(world.folder, "orders-1") as (one,):
         await world.register(ORDERS, "orders-1", one)
         await world.until_status(200, "/orders")
+        await world.until_applied(one)
         before = _files(world)
         log = world.rig.root / "controller.log"
         async with load(_get(world)) as traffic:
