@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.acceptance import deployed as places
-from tests.acceptance.deployed import Compose, Deployed, Pods
+from tests.acceptance.deployed import Compose, Deployed, Local, Pods
 from tests.acceptance.engine import CannotRun
 
 PLACE = os.environ.get("ATOLL_ACCEPTANCE") or "local"
@@ -37,6 +37,16 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
             f"THE ACCEPTANCE SUITE CAN NOT RUN ON {PLACE.upper()} HERE, so nothing of it is proven: {reason}",
             returncode=CAN_NOT_RUN,
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure tells what everybody said: nothing is left of a place when the suite has ended."""
+    report = yield
+    there = item.funcargs.get("deployed")
+    if report.failed and report.when == "call" and isinstance(there, (Local, Compose, Pods)):
+        report.sections.append(("the ends of all logs", there.said()))
+    return report
 
 
 def _only(request: pytest.FixtureRequest, place: str, kind: type[Host], reason: str) -> Host:

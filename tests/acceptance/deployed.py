@@ -55,6 +55,9 @@ class Deployed(Protocol):
     def python(self, service: str, program: str) -> str:
         """What that program prints where `service` runs, with all that it is told."""
 
+    def said(self) -> str:
+        """The ends of all logs, for a person who has to find out."""
+
 
 @dataclass
 class Local:
@@ -94,6 +97,9 @@ class Local:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def said(self) -> str:
+        return self.system.run("logs", "--lines", "25").stdout
+
 
 @dataclass
 class Compose:
@@ -121,21 +127,21 @@ class Compose:
             text=True,
             timeout=timeout_s,
         )
-        assert done.returncode == 0, f"compose {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}\n{self._said()}"
+        assert done.returncode == 0, f"compose {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}\n{self.said()}"
         return done.stdout
 
-    def _said(self) -> str:
+    def said(self) -> str:
         """The ends of all logs, for a person who has to find out."""
         with suppress(OSError, subprocess.SubprocessError):
             done = subprocess.run(
-                ["docker-compose", "logs", "--tail=15"],
+                ["docker-compose", "logs", "--tail=25"],
                 cwd=self.folder,
                 env={**os.environ, **self.engine.variables},
                 capture_output=True,
                 text=True,
                 timeout=60,
             )
-            return done.stdout[-12_000:]
+            return done.stdout[-20_000:]
         return ""
 
     def kill(self, service: str) -> None:
@@ -230,7 +236,7 @@ class Pods:
     def said(self) -> str:
         """The ends of all logs, for a person who has to find out."""
         names = [one["Name"] for one in self.containers()]
-        return "\n".join(f"== {name}\n{self.podman('logs', '--tail', '8', name)}" for name in names)
+        return "\n".join(f"== {name}\n{self.podman('logs', '--tail', '25', name)}" for name in names)
 
 
 @contextmanager
