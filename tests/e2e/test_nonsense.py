@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from atoll.cli.commands import COMMANDS
 from tests.support.interpreters import environment, reachable_python
 from tests.support.ports import free_port
 from tests.support.system import RunningSystem, running, system
+from tests.support.waiting import until_sync
 
 NOBODY = 65534
 ANSWERS_S = 15.0
@@ -194,3 +196,33 @@ def test_a_system_that_another_user_runs_says_so() -> None:
                 )
                 refused(theirs.run("down", timeout_s=ANSWERS_S), "Permission denied")
         shutil.rmtree(control.parent)
+
+
+# when somebody changes their mind, or the host does not answer
+
+
+def test_up_that_is_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
+    with system("pair", tmp_path / "pair") as pair:
+        command = pair.command("up", "--detach", "--isolated")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+            until_sync(lambda: (pair.folder / ".atoll" / "control.sock").exists(), 15, "the host has begun")
+            up.send_signal(signal.SIGINT)
+            told, _ = up.communicate(timeout=30)
+        assert up.returncode == 130
+        assert told.splitlines()[-1] == "interrupted: what has started is stopped again"
+        refused(pair.run("ps"), "this system is not running")
+        assert "Traceback" not in (pair.folder / ".atoll" / "logs" / "host.log").read_text()
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[RunningSystem]:
+    with running("pair", tmp_path / "pair") as pair:
+        os.kill(pair.state["pid"], signal.SIGSTOP)
+        yield pair
+
+
+def test_a_host_that_hangs_is_told_of_and_ended(hung: RunningSystem) -> None:
+    refused(hung.run("ps", timeout_s=ANSWERS_S), "the host has not answered for 5 s")
+    before = hung.state
+    assert f"the host (pid {before['pid']}) does not answer and is killed" in hung.must("down")
+    assert hung.alive(before) == []

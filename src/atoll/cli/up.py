@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -67,20 +69,31 @@ def _detached(folder: Path, options: Any, say: Any, show: Any) -> int:
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork() == 0:
+    host = os.fork()
+    if host == 0:
         os.close(read)
         _become_host(folder, options, write)
     os.close(write)
     with os.fdopen(read, "r") as lines:
-        for line in lines:
-            told = json.loads(line)
-            if "say" in told:
-                say(told["say"])
-            elif "ready" in told:
-                show(told["ready"])
-                return 0
-            else:
-                raise _error(told)
+        try:
+            return _relayed(folder, lines, say, show)
+        except KeyboardInterrupt:
+            os.kill(host, signal.SIGTERM)
+            say("\ninterrupted: what has started is stopped again")
+            os.waitpid(host, 0)
+            return 130
+
+
+def _relayed(folder: Path, lines: TextIO, say: Any, show: Any) -> int:
+    for line in lines:
+        told = json.loads(line)
+        if "say" in told:
+            say(told["say"])
+        elif "ready" in told:
+            show(told["ready"])
+            return 0
+        else:
+            raise _error(told)
     raise EngineOutage("the host ended without a word", hint=f"see {folder / '.atoll/logs/host.log'}")
 
 
@@ -136,7 +149,8 @@ def _tell(report: Any, line: dict[str, Any]) -> None:
         try:
             report.write(json.dumps(line) + "\n")
         except OSError:
-            report.close()
+            with contextlib.suppress(OSError):  # it tries to write once more
+                report.close()
 
 
 def _redirect(folder: Path) -> None:

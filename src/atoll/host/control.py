@@ -1,6 +1,7 @@
 """How commands talk to the running host: JSON lines over a Unix socket in `.atoll/`, which only its owner can open.
 
     → {"do": "restart", "name": "orders"}
+    ← {"heard": 1234}                       at once: the host's pid
     ← {"say": "orders-2 is ready"}          any number of them
     ← {"ok": …}  or  {"error": {"detail", "hint", "where"}}
 
@@ -17,12 +18,14 @@ import socket
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from atoll.errors import AtollError, EngineOutage, SystemMistake
 from atoll.host.layout import Layout
 
 __all__ = ["Control", "Handler", "ask", "hold"]
+
+_HEARD_S = 5.0
 
 Say = Callable[[str], None]
 Handler = Callable[[dict[str, Any], Say], Awaitable[Any]]
@@ -68,6 +71,7 @@ class Control:
         def tell(line: dict[str, Any]) -> None:
             writer.write(json.dumps(line).encode() + b"\n")
 
+        tell({"heard": os.getpid()})
         try:
             result = await self._handler(request, lambda text: tell({"say": text}))
         except AtollError as error:
@@ -89,7 +93,7 @@ class Control:
 
 
 def ask(layout: Layout, request: dict[str, Any], say: Say = lambda _line: None) -> Any:
-    """The running host's answer. Raises SystemMistake: no host runs here, or what the host refused."""
+    """The running host's answer. Raises SystemMistake: no host runs here, or what the host refused; EngineOutage: it hangs."""
     with _connect(layout) as connection:
         return _exchange(connection, request, say)
 
@@ -124,6 +128,7 @@ def _connect(layout: Layout) -> socket.socket:
 def _exchange(connection: socket.socket, request: dict[str, Any], say: Say) -> Any:
     connection.sendall(json.dumps(request).encode() + b"\n")
     with connection.makefile("rb") as lines:
+        _hear(connection, lines)
         for line in lines:
             answer = json.loads(line)
             if "say" in answer:
@@ -134,3 +139,14 @@ def _exchange(connection: socket.socket, request: dict[str, Any], say: Say) -> A
                 error = answer["error"]
                 raise SystemMistake(error["detail"], where=error["where"], hint=error["hint"])
     raise EngineOutage("the host ended while it was working on this", hint="see .atoll/logs/host.log, then `atoll up`")
+
+
+def _hear(connection: socket.socket, lines: BinaryIO) -> None:
+    """Returns when the host has begun to answer; how long the answer takes is its own affair."""
+    connection.settimeout(_HEARD_S)
+    try:
+        lines.readline()
+    except TimeoutError:
+        detail = f"the host has not answered for {_HEARD_S:g} s: it is stopped, hangs or gets no CPU"
+        raise EngineOutage(detail, hint="try again; `atoll down` ends it and whatever it has started") from None
+    connection.settimeout(None)
