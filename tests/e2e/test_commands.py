@@ -195,6 +195,7 @@ def test_a_dead_letter_is_told_as_text_tried_anew_and_discarded(poisoned: Runnin
     assert dead(poisoned) == []
     assert poisoned.must("dead-letters", "discard", "right", id).strip() == f"{id} is discarded"
     assert poisoned.must("dead-letters", "list", "--waiting").strip() == "no dead letters"
+    assert poisoned.must("dead-letters", "retry", "right", "--all").strip() == "right has no dead letters"
     assert "bad for ever" not in texts(poisoned)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -67,6 +68,10 @@ NONSENSE = [
     ("dead-letters retry left nothing", "no event nothing is parked"),
     ("dead-letters discard left nothing", "no event nothing is parked"),
     ("dead-letters discard left", "which event?"),
+    ("explain POST /left/notes --as nobody", "`atoll token nobody --password …`"),
+    ("wait bus --timeout -1", "-1"),
+    ("wait bus --timeout nan", "'nan' is not a time"),
+    ("wait bus --timeout inf", "inf"),
     ("dead-letters retry left x --body /nowhere", "/nowhere"),
     ("up --except nobody", "there is no service 'nobody'"),
     ("up --detach", "is running already"),
@@ -151,6 +156,37 @@ def test_a_manifest_that_can_not_be_read_is_named_with_its_line(tmp_path: Path, 
 def test_a_command_to_a_system_that_does_not_run_says_so(tmp_path: Path, name: str) -> None:
     with system("pair", tmp_path / "pair") as pair:
         refused(say(name, pair.folder), "there are no logs" if name == "logs" else "this system is not running")
+
+
+# services whose code does not let itself be looked at
+
+ENDINGS = {
+    "raise SystemExit(3)": "ended with code 3",
+    "import os; print('no licence'); os._exit(7)": "ended with code 7\n  no licence",
+    "raise SystemExit(0)": "ended with code 0",
+    "import os; os.kill(os.getpid(), 9)": "killed by SIGKILL",
+}
+
+
+@pytest.mark.parametrize("code", ENDINGS)
+def test_code_that_ends_its_process_is_named_with_what_it_said(tmp_path: Path, code: str) -> None:
+    with system("pair", tmp_path / "pair") as pair:
+        (pair.folder / "services/left/left/service.py").write_text(code)
+        refused(pair.run("up", timeout_s=ANSWERS_S), f"the process that imports left to learn its contract was {ENDINGS[code]}")
+
+
+def test_code_that_waits_is_named_while_it_does(tmp_path: Path) -> None:
+    with system("pair", tmp_path / "pair") as pair:
+        waiting = "import pathlib, time\nwhile not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
+        code = pair.folder / "services/left/left/service.py"
+        code.write_text(code.read_text().replace("\nfrom atoll", f"\n{waiting}\nfrom atoll", 1))
+        command = pair.command("describe", "left")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as describing:
+            assert describing.stderr
+            assert describing.stderr.readline() == f"left is still being imported ({pair.folder}/services/left)\n"
+            (pair.folder / "services/left/go").touch()
+            contract, _ = describing.communicate(timeout=30)
+        assert json.loads(contract)["service"] == "left"
 
 
 # whose it is

@@ -127,6 +127,7 @@ def test_an_environment_changes_only_what_it_names() -> None:
         ),
         ('format = 1\nname = "s"\n[gateway]\nport = "x"\n', 4, "whole number from 1 to 65535, not the text 'x'", ""),
         ('format = 1\nname = "s"\n[gateway]\nport = true\n', 4, "not true", ""),
+        (f'format = 1\nname = "s"\n[services.{"n" * 41}]\n', 3, "a name must be at most 40 lower-case letters", "rename it"),
         ('format = 1\nname = "s"\n[gateway]\nfallback = "x"\n', 4, "no service 'x'", "services here: none"),
         ('format = 1\nname = "s"\n[gateway.cors]\nmax_age_s = 1\n', 3, "allows no origin anything", "origins ="),
         ('format = 1\nname = "s"\n[gateway.cors]\norigins = ["shop"]\n', 4, "`origins` must be a list of origins", ""),
@@ -370,6 +371,7 @@ def test_a_service_whose_folder_is_missing_is_named_with_the_line_of_its_table(t
         files.read(tmp_path)
     assert caught.value.where == f"{tmp_path}/atoll.toml:3"
     assert "services/orders/orders/service.py does not exist" in caught.value.detail
+    assert caught.value.hint == f"a service orders is found as orders.service:service in {tmp_path}/services/orders"
 
 
 def test_the_manifest_is_found_from_a_folder_below_it(tmp_path: Path) -> None:

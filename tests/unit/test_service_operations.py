@@ -388,6 +388,14 @@ def test_a_service_name_is_a_package_name(name: str) -> None:
     assert "is no name for a service" in mistake(lambda: Service(name)).detail
 
 
+def test_a_database_of_a_kind_that_there_is_not_is_refused() -> None:
+    refused = mistake(lambda: Service("orders", database="oracle"))  # type: ignore[arg-type]
+    assert (refused.detail, refused.hint) == (
+        "orders: database='oracle' is no kind of database",
+        '"sqlite", "postgresql", "mongodb" or None',
+    )
+
+
 def test_a_rate_limit_is_read_and_one_that_is_none_names_its_line() -> None:
     async def place() -> None: ...
 

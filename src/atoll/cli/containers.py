@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atoll.cli.here import aside
 from atoll.errors import SystemMistake
 from atoll.system import files
 
@@ -42,7 +43,7 @@ async def _contracts(here: Here, system: System) -> tuple[dict[str, Contract], d
     from atoll.system.plan import AUTH
 
     here.layout.contracts.mkdir(parents=True, exist_ok=True)
-    deriver = Deriver(system, here.layout.contracts, dict(os.environ))
+    deriver = Deriver(system, here.layout.contracts, dict(os.environ), aside)
     specs = [auth_service(system), *(spec for spec in system.services if spec.kind != "simulator")]
     found = dict(zip((spec.name for spec in specs), await asyncio.gather(*map(deriver.contract, specs)), strict=True))
     check(system, found)

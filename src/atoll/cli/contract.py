@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.here import Here, here, json_option
+from atoll.cli.here import Here, aside, here, json_option
 
 if TYPE_CHECKING:
     from atoll.system.contract import Contract
@@ -53,7 +53,7 @@ async def _derive(here: Here, name: str | None) -> list[Contract]:
     derivable = [spec for spec in here.system.services if not spec.command]
     wanted = [here.system.service(name)] if name else derivable
     with tempfile.TemporaryDirectory(prefix="atoll-") as folder:
-        deriver = Deriver(here.system, Path(folder), dict(os.environ))
+        deriver = Deriver(here.system, Path(folder), dict(os.environ), aside)
         derived = list(await asyncio.gather(*(deriver.contract(spec) for spec in wanted)))
     check(here.system, {contract.service: contract for contract in derived})
     return derived

@@ -97,7 +97,10 @@ def discard(here: Here, name: str, ids: tuple[str, ...], everything: bool) -> No
 
 def _chosen(here: Here, name: str, ids: tuple[str, ...], everything: bool) -> tuple[str, ...]:
     if everything:
-        return tuple(event.id for event in _work(here, name, lambda database: database.journal.parked("dead")))
+        dead = tuple(event.id for event in _work(here, name, lambda database: database.journal.parked("dead")))
+        if not dead:
+            click.echo(f"{name} has no dead letters")
+        return dead
     if not ids:
         raise SystemMistake("which event?", hint="name its id, or `--all`; `atoll dead-letters list` shows them")
     return ids

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from atoll.cli.here import Here, here
+from atoll.cli.here import Here, aside, here
 
 __all__ = ["command"]
 
@@ -26,5 +26,5 @@ def command(here: Here, name: str) -> None:
 
     spec = auth_service(here.system) if name == AUTH else here.system.service(name)
     with tempfile.TemporaryDirectory(prefix="atoll-") as folder:
-        contract = asyncio.run(Deriver(here.system, Path(folder), dict(os.environ)).contract(spec))
+        contract = asyncio.run(Deriver(here.system, Path(folder), dict(os.environ), aside).contract(spec))
     click.echo(json.dumps(contract.document, indent=2, sort_keys=True, ensure_ascii=False))

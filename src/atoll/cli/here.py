@@ -16,7 +16,7 @@ from atoll.system import files
 if TYPE_CHECKING:
     from atoll.system.manifest import System
 
-__all__ = ["Here", "here", "json_option"]
+__all__ = ["Here", "aside", "here", "json_option"]
 
 
 @dataclass
@@ -42,6 +42,11 @@ class Here:
         from atoll.host.control import ask
 
         return ask(self.layout, request, _nobody if quiet else click.echo)
+
+
+def aside(line: str) -> None:
+    """For who looks on, and not for who reads the output."""
+    click.echo(line, err=True)
 
 
 def _nobody(_line: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atoll.cli.here import Here, here, json_option
+from atoll.cli.here import Here, aside, here, json_option
 from atoll.errors import SystemMistake
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _kind(here: Here, spec: ServiceSpec) -> str:
     from atoll.host.contracts import Deriver
 
     with tempfile.TemporaryDirectory(prefix="atoll-") as folder:
-        contract = asyncio.run(Deriver(here.system, Path(folder), dict(os.environ)).contract(spec))
+        contract = asyncio.run(Deriver(here.system, Path(folder), dict(os.environ), aside).contract(spec))
     if contract.database is None:
         raise SystemMistake(f"{spec.name} has no database", where=spec.where, hint="`Service(…, database=…)` gives it one")
     return "py" if contract.database == "mongodb" else "sql"

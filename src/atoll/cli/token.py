@@ -45,7 +45,7 @@ def _password(here: Here, user: str) -> str:
         return declared
     if not sys.stdin.isatty():
         known = ", ".join(users) or "none"
-        hint = f"users in atoll.toml: {known}; for another give `--password`, or run this in a terminal"
+        hint = f"users in atoll.toml: {known}; for another run this in a terminal, or `atoll token {user} --password …`"
         raise SystemMistake(f"the password of {user!r} is not known here", where=str(here.folder / "atoll.toml"), hint=hint)
     typed: str = click.prompt(f"password of {user}", hide_input=True, err=True)
     return typed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -16,14 +17,31 @@ __all__ = ["command"]
 _PAUSE_S = 0.1
 _LOOK_S = 1.0
 _ASK_S = 2.0
+_LONGEST_S = 86400.0
 _VARIABLES = {"bus": "ATOLL_BUS_URL", "database": "ATOLL_DATABASE_URL"}
 _BUS = ("nats", "tls")
 _PORTS = {"http": 80, "nats": 4222, "tls": 4222, "postgresql": 5432, "mongodb": 27017}
 
 
+def _ending(_ctx: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    """ "nan" is a number too, and no time is after it."""
+    if math.isnan(seconds):
+        raise click.BadParameter("'nan' is not a time")
+    return seconds
+
+
 @click.command()
 @click.argument("what", metavar="health|bus|database|schema|URL")
-@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds until it gives up.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, _LONGEST_S),
+    callback=_ending,
+    default=60.0,
+    show_default=True,
+    help="When it gives up.",
+)
 def command(what: str, timeout_s: float) -> None:
     """Wait until something answers, or end with an error that says what did not.
 

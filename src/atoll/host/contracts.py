@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -29,17 +29,19 @@ from atoll.system.plan import AUTH
 
 __all__ = ["Deriver", "check"]
 
+_LATE_S = 5.0
 _TIMEOUT_S = 60.0
 _ATOLL = File(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Deriver:
-    """`folder` is where derived contracts are kept, `variables` the host's environment."""
+    """`folder` is where derived contracts are kept, `variables` the host's environment; `say` is told what takes long."""
 
     system: System
     folder: File
     variables: Mapping[str, str]
+    say: Callable[[str], None]
 
     async def contract(self, spec: ServiceSpec) -> Contract:
         """The service's contract as its code stands now. Raises SystemMistake: what failed, with file and line."""
@@ -104,6 +106,7 @@ class Deriver:
             start_new_session=True,
             preexec_fn=wish().between,
         )
+        late = asyncio.get_running_loop().call_later(_LATE_S, self.say, f"{spec.name} is still being imported ({spec.folder})")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 out, err = await child.communicate()
@@ -111,22 +114,28 @@ class Deriver:
             hint = "importing a service must not connect, read or wait"
             raise SystemMistake(f"{spec.name} took over {_TIMEOUT_S:g} s to import", where=spec.where, hint=hint) from None
         finally:
+            late.cancel()
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             await child.wait()  # also when this is cancelled, or asyncio complains when the loop closes
-        if child.returncode:
-            raise _failure(spec, err.decode("utf-8", "replace"))
+        if child.returncode or not out:
+            raise _failure(spec, err.decode("utf-8", "replace"), child.returncode or 0)
         return dict(json.loads(out))
 
 
-def _failure(spec: ServiceSpec, errors: str) -> SystemMistake:
+def _failure(spec: ServiceSpec, errors: str, code: int) -> SystemMistake:
     """What the child said; it names file and line itself, unless atoll is missing in its interpreter."""
     if "No module named atoll" in errors or "No module named 'atoll" in errors:
         hint = f"install it there: {spec.python} -m pip install atoll"
         return SystemMistake(f"the interpreter of {spec.name} has no atoll", where=spec.where, hint=hint)
     lines = [line for line in errors.strip().splitlines() if line.strip()]
-    start = next((i for i, line in enumerate(lines) if line.startswith(f"{spec.name}: ")), max(0, len(lines) - 12))
-    return SystemMistake("\n".join(lines[start:]) or f"{spec.name} can't be described", where="" if lines else spec.where)
+    start = next((i for i, line in enumerate(lines) if line.startswith(f"{spec.name}: ")), -1)
+    if start >= 0:
+        return SystemMistake("\n".join(lines[start:]))
+    ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    told = "".join(f"\n  {line}" for line in lines[-12:])
+    detail = f"the process that imports {spec.name} to learn its contract was {ended}{told}"
+    return SystemMistake(detail, where=spec.where, hint="importing a service must not end its process")
 
 
 def inputs_digest(spec: ServiceSpec, argv: tuple[str, ...]) -> str:

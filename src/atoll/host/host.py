@@ -95,7 +95,7 @@ class Host:
         self.databases = Databases(self.machine)
         self.announcer = Announcer(self.bus)
         self.replicas = Replicas(self.machine, self.plan, self.gateway.confirm, self.arrived, self._leaving)
-        self.deriver = Deriver(self.system, self.layout.contracts, self.machine.variables)
+        self.deriver = Deriver(self.system, self.layout.contracts, self.machine.variables, self.say)
         self.commands = Commands(self)
         self.control = Control(self.layout.control, self.commands.obey)
 

@@ -48,7 +48,9 @@ class Service(Router):
         if not _NAME.match(name):
             raise SystemMistake(f"{name!r} is no name for a service", hint="lower case, digits and underscores: orders")
         if database not in _KINDS:
-            raise SystemMistake(f"{name}: database={database!r}", hint="sqlite, postgresql, mongodb or None")
+            raise SystemMistake(
+                f"{name}: database={database!r} is no kind of database", hint='"sqlite", "postgresql", "mongodb" or None'
+            )
         self.name = name
         self.database = database
         self.title = title or name.replace("_", " ").capitalize()

@@ -71,7 +71,7 @@ def _check_files(spec: ServiceSpec) -> None:
         return
     module = spec.folder / spec.name / "service.py"
     if not module.is_file():
-        hint = f"a service {spec.name} is found as {spec.name}.service:service in {spec.folder.name}"
+        hint = f"a service {spec.name} is found as {spec.name}.service:service in {spec.folder}"
         raise SystemMistake(f"{module} does not exist", where=spec.where, hint=hint)
     if spec.python is not None and not os.access(spec.python, os.X_OK):
         hint = f"make it: python -m venv {spec.python.parent.parent}, then install atoll and the service into it"

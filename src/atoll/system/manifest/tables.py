@@ -67,7 +67,7 @@ _URL = located(rf"{_AUTHORITY}({_SEGMENTS})?", "a URL like https://shop.example,
 COLLECTOR = matching(
     r"http://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", "a URL like http://127.0.0.1:4318, without TLS and path"
 )
-_NAME = matching(r"[a-z][a-z0-9_-]{0,39}", "lower-case letters, digits, - and _, beginning with a letter")
+_NAME = matching(r"[a-z][a-z0-9_-]{0,39}", "at most 40 lower-case letters, digits, - and _, beginning with a letter")
 _DAY_S = 86_400
 _MIRROR = Table(
     {
@@ -223,7 +223,7 @@ OVERLAY = Table(
 ROOT = Table(
     {
         "format": whole(1, 1),
-        "name": matching(r"[a-z][a-z0-9-]{0,39}", "lower-case letters, digits and -, beginning with a letter"),
+        "name": matching(r"[a-z][a-z0-9-]{0,39}", "at most 40 lower-case letters, digits and -, beginning with a letter"),
         **OVERLAY.keys,
         "environments": Table(named=lambda _value: ""),
     }
