@@ -149,6 +149,31 @@ def test_what_is_in_flight_at_the_end_is_answered_whole_and_nobody_new_comes(pai
     assert "is killed" not in (pair.folder / ".atoll" / "logs" / "host.log").read_text()
 
 
+ENDLESS = """
+
+import asyncio
+
+
+@service.get("/middle/endless", public=True, timeout_s=600)
+async def endless() -> None:
+    open("entered", "w").close()
+    await asyncio.Event().wait()
+"""
+
+
+def test_what_does_not_finish_is_told_so_and_down_says_that_it_takes_long(pair: RunningSystem) -> None:
+    folder = pair.folder / "services" / "middle"
+    code = folder / "middle" / "service.py"
+    code.write_text(code.read_text() + ENDLESS)
+    pair.up()
+    with httpx.Client(base_url=pair.url, timeout=60) as client, ThreadPoolExecutor() as threads:
+        answer = threads.submit(client.get, "/middle/endless")
+        until_sync((folder / "entered").exists)
+        told = pair.must("down")
+        assert (answer.result().status_code, answer.result().json()["code"]) == (503, "stopped")
+    assert told.startswith("still stopping: what is in hand is finished first")
+
+
 def test_a_foreground_system_ends_with_ctrl_c(pair: RunningSystem) -> None:
     host = subprocess.Popen(pair.command("up", "--isolated"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert host.stdout is not None

@@ -203,6 +203,10 @@ class _Endpoint:
             answer = await self._answer(call)
         except Exception as error:
             answer = answer_of(problem_of(error))
+        except asyncio.CancelledError:
+            if not self._kit.calls.ending:
+                raise
+            answer = answer_of(problem_of(_cut_off(self._operation)))
         self.meter.count(answer.status or getattr(answer.response, "status_code", 200), perf_counter() - started)
         if answer.response is not None:
             try:
@@ -334,6 +338,12 @@ def _too_late(timeout_s: float, reading: bool) -> Refused:
         return Refused(408, "body_timeout", f"the body did not arrive within {timeout_s:g} s")
     _log.error("answered 504: the handler took longer than %g s", timeout_s)
     return Refused(504, "handler_timeout", f"the answer was not ready within {timeout_s:g} s; nothing of it was committed")
+
+
+def _cut_off(operation: Operation) -> Refused:
+    _log.error("answered 503: %s was still running when the service had to stop", operation.id)
+    detail = "the service was stopped before the answer was ready; nothing of it was committed"
+    return Refused(503, "stopped", detail, hint="send the request again")
 
 
 def _trace(headers: list[tuple[bytes, bytes]]) -> context.Trace:

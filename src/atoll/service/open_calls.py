@@ -40,6 +40,7 @@ class OpenCalls:
     def __init__(self) -> None:
         self._by_session: dict[str, set[Opened]] = {}
         self._over: frozenset[str] = frozenset()
+        self.ending = False  # the process ends: what is cancelled now, the process has cancelled
 
     @property
     def count(self) -> int:

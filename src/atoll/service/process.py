@@ -107,6 +107,8 @@ class Process:
                     if task is not None:
                         task.cancel()
                 self._ready.set()  # whoever still waits for the start is told that it did not come
+                if self._app is not None:
+                    self._app.calls.ending = True
                 await server.stop(BUDGETS.handler_s)
                 await self._close()
 
