@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -372,6 +373,12 @@ def test_a_service_whose_folder_is_missing_is_named_with_the_line_of_its_table(t
     assert caught.value.where == f"{tmp_path}/atoll.toml:3"
     assert "services/orders/orders/service.py does not exist" in caught.value.detail
     assert caught.value.hint == f"a service orders is found as orders.service:service in {tmp_path}/services/orders"
+
+
+def test_a_pipe_in_its_folder_is_no_file_of_a_service(tmp_path: Path) -> None:
+    (tmp_path / "service.py").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert list(files.service_files(tmp_path)) == [tmp_path / "service.py"]
 
 
 def test_the_manifest_is_found_from_a_folder_below_it(tmp_path: Path) -> None:

@@ -118,12 +118,16 @@ def accept(system: System, contract: Contract) -> Path:
 
 
 def service_files(folder: Path, ignored: Collection[str] = _IGNORED) -> Iterator[Path]:
-    """The files a service is made of: its folder without tests, environments, caches (folders `ignored`) and what is hidden."""
+    """The files a service is made of: its folder without tests, environments, caches (folders `ignored`) and what is hidden.
+
+    Pipes and sockets are none: who reads one waits for somebody to write.
+    """
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in ignored)
         for name in sorted(names):
-            if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")):
-                yield Path(root, name)
+            path = Path(root, name)
+            if not name.startswith(".") and not name.endswith((".pyc", ".sqlite", ".log")) and path.is_file():
+                yield path
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
