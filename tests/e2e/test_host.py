@@ -109,7 +109,10 @@ def test_down_leaves_no_process_no_port_and_no_lock(pair: RunningSystem) -> None
     assert not [one["port"] for one in state["processes"] if one["port"] and listens(one["port"])]
     assert not (pair.folder / ".atoll" / "lock").exists()
     assert not (pair.folder / ".atoll" / "control.sock").exists()
-    assert "nothing was running" in pair.must("down")
+    assert pair.must("down") == "nothing was running\n"
+    (pair.folder / ".atoll" / "data" / "note").write_text("kept")
+    assert pair.must("down", "--delete-data") == f"nothing was running\ndeleted {pair.folder}/.atoll\n"
+    assert pair.must("down", "--delete-data") == "nothing was running\n"
 
 
 SLOW = """
@@ -172,6 +175,31 @@ def test_what_does_not_finish_is_told_so_and_down_says_that_it_takes_long(pair: 
         told = pair.must("down")
         assert (answer.result().status_code, answer.result().json()["code"]) == (503, "stopped")
     assert told.startswith("still stopping: what is in hand is finished first")
+    assert "still stopping: middle-1\n" in (pair.folder / ".atoll" / "logs" / "host.log").read_text()
+
+
+WAITING = """
+
+import asyncio
+
+
+@service.on_start
+async def begin() -> None:
+    await asyncio.to_thread(open, "begin")
+"""
+
+
+def test_up_says_what_it_still_waits_for(pair: RunningSystem) -> None:
+    folder = pair.folder / "services" / "middle"
+    code = folder / "middle" / "service.py"
+    code.write_text(code.read_text() + WAITING)
+    os.mkfifo(folder / "begin")  # who opens it waits for who writes
+    command = pair.command("up", "--detach", "--isolated")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as up:
+        assert up.stderr
+        assert next(line for line in up.stderr if "still" in line) == "still starting: middle-1\n"
+        (folder / "begin").write_text("now")
+        assert up.wait(timeout=60) == 0
 
 
 def test_a_foreground_system_ends_with_ctrl_c(pair: RunningSystem) -> None:

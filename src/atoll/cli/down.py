@@ -23,17 +23,18 @@ def command(here: Here, delete_data: bool) -> None:
     from atoll.host.stop import stop
 
     stopped = stop(here.layout, click.echo)
-    if delete_data:
-        _delete(here.layout)
+    click.echo("stopped" if stopped else "nothing was running")
+    if delete_data and _delete(here.layout):
         click.echo(f"deleted {here.layout.root}")
-    elif not stopped:
-        click.echo("nothing was running")
 
 
-def _delete(layout: Layout) -> None:
-    """A PostgreSQL cluster may lie elsewhere, where the user it runs as can reach it."""
+def _delete(layout: Layout) -> bool:
+    """Whether there was anything. A PostgreSQL cluster may lie elsewhere, where the user it runs as can reach it."""
     from atoll.engines import postgres
 
     for data in layout.data.glob("*/postgres"):
         postgres.delete(postgres.Settings(data, port=0))
-    shutil.rmtree(layout.root, ignore_errors=True)
+    if not layout.root.exists():
+        return False
+    shutil.rmtree(layout.root)
+    return True

@@ -48,10 +48,13 @@ from atoll.system.plan import AUTH
 __all__ = ["Host", "Report", "run"]
 
 _CANCEL_AGAIN_S = 0.5
+_STARTS_S = 10.0
+_ENDS_S = 5.0
 _TIDY_EVERY_S = 3600.0
 _LOGS_EVERY_S = 5.0
 _CONFIRM_S = 10.0
 _RECORD_S = 0.02
+_SERVING = ("client", "service", "auth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Host:
         self.say = self.machine.say
         self.started = start_time(os.getpid())
         self.stopping = asyncio.Event()
+        self._settling = "contracts and the bus are made"
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recording: asyncio.TimerHandle | None = None
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -109,7 +113,7 @@ class Host:
             loop.add_signal_handler(number, self.stopping.set)
         try:
             await self.control.start()
-            if await self._unless_stopped(self.up()):
+            if await self._unless_stopped(self._audibly(self.up(), self._starting, _STARTS_S)):
                 self.go(self._tidy())
                 self.go(self._limit_logs())
                 self.go(self.gateway.renew())
@@ -119,7 +123,30 @@ class Host:
                 await self._unless_stopped(reloading)
                 await self.stopping.wait()
         finally:
-            await self.end()
+            await self._audibly(self.end(), self._stopping, _ENDS_S)
+
+    async def _audibly(self, work: Awaitable[None], said: Callable[[], str], every_s: float) -> None:
+        """Awaits `work`, and tells again and again what is said of it while it lasts."""
+
+        async def tell() -> None:
+            while True:
+                await asyncio.sleep(every_s)
+                self.say(said())
+
+        telling = asyncio.create_task(tell())
+        try:
+            await work
+        finally:
+            telling.cancel()
+
+    def _starting(self) -> str:
+        late = [name for name, child in self.supervisor.children.items() if child.state != "ready"]
+        return f"still starting: {', '.join(late) or self._settling}"
+
+    def _stopping(self) -> str:
+        kinds = {name: child.spec.kind for name, child in self.supervisor.children.items() if child.state != "stopped"}
+        first = [name for name, kind in kinds.items() if kind in _SERVING]
+        return f"still stopping: {', '.join(first or kinds)}"
 
     async def _unless_stopped(self, work: Awaitable[Any]) -> bool:
         """Whether `work` was finished before somebody wanted the host to stop. Raises what it raises."""
@@ -232,8 +259,10 @@ class Host:
             for name, slots in self.replicas.filled.items()
             if slots and self.contracts[self.spec(name).name].operations
         }
+        self._settling = "the gateway has not found every replica"
         if not await self.gateway.confirm_all(routed, _CONFIRM_S):
             self.say(f"the gateway has not found every replica within {_CONFIRM_S:g} s; `atoll logs gateway` says why")
+        self._settling = "events that were left behind are handled"
         running = {name: self.replicas.slots(name) for name in self.contracts}
         await settle(self.bus.lag, {name: slots[0].port for name, slots in running.items() if slots}, self.say)
 
@@ -248,7 +277,7 @@ class Host:
         self.commands.end()
         await self.gateway.drain()
         await self._stop(lambda spec: spec.kind == "gateway" and spec.name != ENVOY)
-        await self._stop(lambda spec: spec.kind in ("client", "service", "auth"), hurry=True)
+        await self._stop(lambda spec: spec.kind in _SERVING, hurry=True)
         await self.gateway.finish()
         await self._stop(lambda spec: spec.name == ENVOY)
         await self._stop(lambda spec: True)
