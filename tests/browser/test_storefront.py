@@ -6,19 +6,17 @@ Screenshots are left in `screenshots/`, for people to look at.
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.support.shop import Shop
 from tests.support.system import ROOT
 
 SCREENSHOTS = ROOT / "screenshots"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,6 @@ class Visitor:
         self.page.get_by_role("link", name=product).click()
         self.page.get_by_label("Quantity").fill(str(quantity))
         self.page.get_by_role("button", name="Add to cart").click()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-    assert found, "these tests need a Chromium: apt install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ function filter() {
     link.hidden = !shown.has(decodeURIComponent(link.firstChild.hash.slice(1)));
   }
   for (const service of document.querySelectorAll("[data-service]")) {
-    service.hidden = !service.querySelector("details:not([hidden]), li:not([hidden])");
+    service.hidden = !service.querySelector("details.operation:not([hidden]), li:not([hidden])");
   }
   document.querySelector(".nothing").hidden = shown.size > 0;
 }
