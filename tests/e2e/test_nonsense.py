@@ -189,6 +189,15 @@ def test_code_that_waits_is_named_while_it_does(tmp_path: Path) -> None:
         assert json.loads(contract)["service"] == "left"
 
 
+def test_passwords_that_can_not_be_read_are_not_made_anew(tmp_path: Path) -> None:
+    with system("pair", tmp_path / "pair") as pair:
+        kept = pair.folder / ".atoll" / "secrets.json"
+        kept.parent.mkdir()
+        kept.write_text("{")
+        refused(pair.run("up", timeout_s=ANSWERS_S), f"{kept}: the passwords of this system are not readable")
+        assert kept.read_text() == "{"
+
+
 # whose it is
 
 

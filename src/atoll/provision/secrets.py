@@ -8,19 +8,20 @@ import secrets
 from pathlib import Path
 
 from atoll.bus import nkeys
+from atoll.errors import SystemMistake
 
 __all__ = ["Secrets"]
 
 
 class Secrets:
-    """Secrets by name, made when first asked for. Call `save` before anything is configured with them."""
+    """Secrets by name, made when first asked for. Call `save` before anything is configured with them.
+
+    Raises SystemMistake: the file is not what was written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._by_name: dict[str, str] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            self._by_name = {}
+        self._by_name = _read(path)
         self._changed = False
 
     def of(self, name: str) -> str:
@@ -49,3 +50,17 @@ class Secrets:
             os.fsync(out.fileno())
         os.replace(draft, self._path)
         self._changed = False
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Others in their place would open nothing that the former ones have closed."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        hint = "databases know these passwords: bring the file back, or begin anew with `atoll down --delete-data`"
+        raise SystemMistake("the passwords of this system are not readable: this is not JSON", where=str(path), hint=hint)
+    return found
