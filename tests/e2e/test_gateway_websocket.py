@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -121,6 +122,17 @@ async def test_who_may_not_is_told_before_anything_is_upgraded(
 
     assert refused.value.response.status_code == status
     assert len(chat.arrived) == before
+
+
+async def test_an_upgrade_where_none_is_taken_is_refused_with_the_reason(chat: Chat) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await _joined(chat, "/chat/plain", {})
+
+    told = json.loads(refused.value.response.body or b"{}")
+    assert told["detail"] == "This operation takes no upgrade to another protocol"
+    assert "x-atoll-upgrade" in told["hint"]
+    line = await chat.rig.logged(told["request_id"])
+    assert line["why"] == "the operation takes no upgrade to another protocol"
 
 
 async def _joined(chat: Chat, path: str, headers: dict[str, str]) -> None:

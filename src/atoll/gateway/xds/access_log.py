@@ -33,6 +33,7 @@ REASONS = (
     (credentials.TWO, "'more than one credential'"),
     (credentials.NOT_BEARER, "'Authorization is not a bearer token'"),
     ("rbac_", f"'the token lacks the scope ' + {_SCOPE}"),
+    ("upgrade_failed", "'the operation takes no upgrade to another protocol'"),
     ("route_not_found", "'no operation has this path'"),
     ("direct_response", _OWN_ANSWER),
     ("no_healthy_upstream", "'no healthy replica'"),
