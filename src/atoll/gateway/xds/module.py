@@ -15,21 +15,11 @@ _MODULE: Json = {"name": NAME, "do_not_close": True}
 
 
 def network_filter(name: str) -> Json:
-    return typed_extension(
-        f"atoll.{name}",
-        "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
-        dynamic_module_config=_MODULE,
-        filter_name=name,
-    )
+    return _ours(name, "filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter", filter_name=name)
 
 
 def http_filter(name: str) -> Json:
-    return typed_extension(
-        f"atoll.{name}",
-        "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
-        dynamic_module_config=_MODULE,
-        filter_name=name,
-    )
+    return _ours(name, "filters.http.dynamic_modules.v3.DynamicModuleFilter", filter_name=name)
 
 
 def per_route(name: str, setting: str) -> Json:
@@ -44,9 +34,8 @@ def per_route(name: str, setting: str) -> Json:
 
 def log_word(name: str) -> Json:
     """A formatter of access logs: it knows one word."""
-    return typed_extension(
-        f"atoll.{name}",
-        "envoy.extensions.formatter.dynamic_modules.v3.DynamicModuleFormatter",
-        dynamic_module_config=_MODULE,
-        formatter_name=name,
-    )
+    return _ours(name, "formatter.dynamic_modules.v3.DynamicModuleFormatter", formatter_name=name)
+
+
+def _ours(name: str, kind: str, **called: str) -> Json:
+    return typed_extension(f"atoll.{name}", f"envoy.extensions.{kind}", dynamic_module_config=_MODULE, **called)
