@@ -60,7 +60,12 @@ def measure(harness: Path, name: str, tests: str) -> bool:
     else:
         return False
     print(f"measuring {name}", flush=True)
+    results_of(name).unlink(missing_ok=True)  # the harness adds to it, and another run's figures are not comparable
     return subprocess.run([*command, "--tests", tests], cwd=LAB, env=environment(), check=False).returncode == 0
+
+
+def results_of(name: str) -> Path:
+    return LAB / "results" / f"{name}.json"
 
 
 def environment() -> dict[str, str]:
@@ -69,7 +74,7 @@ def environment() -> dict[str, str]:
 
 def write(names: list[str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    found = {name: json.loads((LAB / "results" / f"{name}.json").read_text()) for name in names}
+    found = {name: json.loads(results_of(name).read_text()) for name in names}
     about = {"when": time.strftime("%F %T"), "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}"}
     (RESULTS / "order_path.json").write_text(json.dumps({"about": about, "peers": found}, indent=1))
     text = f"Order path, {about['when']}, {about['machine']}\n\n" + "\n".join(table(found)) + "\n"

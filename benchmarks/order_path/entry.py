@@ -28,7 +28,7 @@ import bench  # noqa: E402
 import peers  # noqa: E402
 
 SYSTEM = Path(peers.WORK) / "data" / "system"
-_KEPT = re.compile(r"^(ATOLL_|PYTHON|PATH$|HOME$|LANG$|LC_ALL$|TZ$)")
+_KEPT = re.compile(r"^(ATOLL_|ENVOY_|PYTHON|PATH$|HOME$|LANG$|LC_ALL$|TZ$)")
 
 
 class Token:
