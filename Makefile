@@ -67,9 +67,12 @@ NATIVE := src/atoll/engines/envoy_module
 ZIG    := $(CURDIR)/$(BIN)/uv run --no-project --with ziglang==0.17.1 python -m ziglang cc
 CFLAGS := -std=c11 -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Werror -shared
 
+# Folders are called by processor and system. On macOS whose calls they are is settled when Envoy loads it, and it bears a name.
 native: $(VENV)/dev.stamp ## compile the gateway's module for Envoy, after a change in its source
-	cd $(NATIVE) && for machine in x86_64 aarch64; do mkdir -p $$machine && $(ZIG) --target=$$machine-linux-gnu.2.17 $(CFLAGS) \
-	  -O2 -Wl,--strip-all -o $$machine/libatoll.so *.c && chmod 644 $$machine/libatoll.so || exit 1; done
+	cd $(NATIVE) && for target in x86_64-linux-gnu.2.17 aarch64-linux-gnu.2.17 aarch64-macos.15.0; do \
+	  case $$target in *macos*) own='-Wl,-undefined,dynamic_lookup -Wl,-install_name,libatoll.so' ;; *) own= ;; esac; \
+	  folder=$$(echo $$target | cut -d- -f1-2 | cut -d. -f1); mkdir -p $$folder; \
+	  $(ZIG) --target=$$target $(CFLAGS) -O2 -Wl,--strip-all $$own -o $$folder/libatoll.so *.c && chmod 644 $$folder/libatoll.so || exit 1; done
 	cd $(NATIVE) && sha256sum *.c *.h */*.so > SHA256SUMS
 
 native-sanitized: $(VENV)/dev.stamp ## run the tests of what that module computes under gcc's address and undefined behaviour sanitizers

@@ -65,7 +65,7 @@ def test_tests_and_caches_are_in_no_image() -> None:
 def test_the_gateway_s_image_has_envoy_s_module_for_either_processor_that_it_may_run_on() -> None:
     made = context(images(PLAN, READ)["gateway"], PLAN, READ)
 
-    for machine in ("x86_64", "aarch64"):
+    for machine in ("x86_64-linux", "aarch64-linux"):
         assert made[f"atoll/atoll/engines/envoy_module/{machine}/libatoll.so"].startswith(b"ELF")
 
 

@@ -17,7 +17,8 @@ __all__ = ["NAME", "environment", "folder"]
 
 NAME = "atoll"
 """What Envoy's configuration calls it."""
-_FOLDERS = {("Linux", "x86_64"): "x86_64", ("Linux", "aarch64"): "aarch64"}
+_FOLDERS = {("Linux", "x86_64"): "x86_64-linux", ("Linux", "aarch64"): "aarch64-linux", ("Darwin", "arm64"): "aarch64-macos"}
+_PLATFORMS = "Linux on x86_64 and aarch64 and macOS on arm64"
 
 
 def folder() -> Path:
@@ -25,7 +26,7 @@ def folder() -> Path:
     here = platform.system(), platform.machine()
     if here not in _FOLDERS:
         raise EngineOutage(
-            f"the gateway's module for Envoy is compiled for Linux on x86_64 and aarch64; this is {' on '.join(here)}",
+            f"the gateway's module for Envoy is compiled for {_PLATFORMS}; this is {' on '.join(here)}",
             hint="run the system in containers: atoll render compose",
         )
     found = Path(__file__).parent / _FOLDERS[here]
