@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from atoll.bus.jetstream import JetStreamBus
-from atoll.bus.ports import Message
+from atoll.bus.ports import Interrupted, Message, Received
 from atoll.errors import BusOutage
 from atoll.provision.nats import KEYS, PLATFORM_ADMIN, admin
 from atoll.registry.announcement import Announcement
@@ -235,3 +236,35 @@ async def test_a_replica_stays_announced_when_the_leader_of_the_registry_dies(bu
 async def _beats(announcement: Announcement) -> bool:
     before = announcement._sequence or 0
     return await until(lambda: (announcement._sequence or 0) > before + 3, 30)
+
+
+async def test_what_a_dead_client_s_pull_swallowed_is_delivered_to_its_successor(bus: Bus) -> None:
+    """Its connection looks alive. The successor's own pulls of before must not swallow it again after each reset."""
+    teller, sequence = await enter(bus.url("orders")), 0
+    for number in range(3):
+        dead = await enter(bus.url("inventory"))
+        source = dead.source("orders", "inventory")
+        await source.reset(sequence + 1)
+        assert await source.pull(8, 0.05) == []
+        await teller.publish([Message("event.orders.order_placed.k", b"", b"%d" % number)])
+
+        successor = await enter(bus.url("inventory"))
+        resets, (event,) = await _handed_over(successor, sequence + 1)
+
+        assert (event.body, resets <= 3) == (b"%d" % number, True), f"{resets} resets"
+        sequence = event.sequence
+        await successor.close()
+        await dead.close()
+    await teller.close()
+
+
+async def _handed_over(bus: JetStreamBus, sequence: int) -> tuple[int, list[Received]]:
+    """How many resets it took until something came, and that."""
+    source = bus.source("orders", "inventory")
+    for resets in range(1, 30):
+        with contextlib.suppress(Interrupted):
+            await source.reset(sequence)
+            while True:
+                if events := await source.pull(8, 1.0):
+                    return resets, events
+    raise AssertionError("nothing came")

@@ -26,6 +26,7 @@ _LAST_CONSUMER = b"Nats-Last-Consumer: "
 _UP_TO = b"Nats-UpTo-Sequence: "
 _UNSENT = b"Nats-Pending-Messages: "
 _BEHIND_S = 0.1
+_MARGIN_S = 0.2
 _NOT_BEHIND = "(10070)"  # the server's number for "wrong last msg ID"
 
 
@@ -161,6 +162,7 @@ class JetStreamSource:
         self._acknowledgeable: deque[tuple[int, bytes]] = deque()
         self._count = self._sequence = 0  # deliveries since the reset, and the last one's place in the stream
         self._outstanding = 0
+        self._asked = (0, 0.0)  # on which connection, and when what was asked for has expired
         self._answer_due = 0.0
         self._waiter: asyncio.Future[None] | None = None
         wire.on_down.append(self._disconnected)
@@ -171,6 +173,7 @@ class JetStreamSource:
 
     async def reset(self, sequence: int, timeout_s: float = 5.0) -> Position:
         self._stop_listening("a reset did not finish")
+        await self._until_forgotten()
         connection = self._wire.reconnects
         questions = self._ask(self._information, {}, timeout_s), self._ask(self._reset, {"seq": max(1, sequence)}, timeout_s)
         found = (await asyncio.gather(*questions))[0]
@@ -219,6 +222,17 @@ class JetStreamSource:
             raise BusOutage(f"{subject}: {error.get('description')}", hint="has the bus been provisioned for this service?")
         return answer
 
+    async def _until_forgotten(self) -> None:
+        """Until no pull of ours waits at the server.
+
+        Among several servers, that nobody listens any more goes another way than a reset, and comes later as a rule. So what
+        is due after the reset would be given to the last pull and be lost, and again after the next reset, for ever.
+        """
+        connection, expires_at = self._asked
+        left_s = expires_at - asyncio.get_running_loop().time()
+        if self._wire.clustered and connection == self._wire.reconnects and left_s > 0:
+            await asyncio.sleep(left_s)
+
     def _ask_for(self, count: int) -> None:
         question = {
             "batch": count,
@@ -227,6 +241,7 @@ class JetStreamSource:
             "max_bytes": _PULL_BYTES,
         }
         self._outstanding = count
+        self._asked = (self._wire.reconnects, asyncio.get_running_loop().time() + _PULL_S + _MARGIN_S)
         self._heard()
         self._wire.write(frame(Message(self._next, b"", json.dumps(question).encode()), self._inbox))
 
