@@ -25,7 +25,7 @@ from tests.support.waiting import until
 KEYS = tuple("abcdefgh")
 AHEAD = 400  # events: every fault hits both ends
 BETWEEN = 250  # events that must come while a server is away
-PATIENCE_S = 240.0
+PATIENCE_S = 90.0
 
 
 def encode(event: Any) -> OutboxRow:

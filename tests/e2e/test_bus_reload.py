@@ -169,7 +169,7 @@ async def test_purging_spares_what_a_durable_has_not_acknowledged_and_what_is_yo
         async def purged() -> bool:
             return await bus.administrator.purge(0) == {"orders": 4}
 
-        await until(purged, 60)
+        await until(purged)
         position = await source.reset(1)
         left: list[int] = []
         while len(left) < 6:

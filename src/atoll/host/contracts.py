@@ -94,8 +94,8 @@ class Deriver:
             draft.write_text(content, "utf-8")
             os.replace(draft, self.folder / path)
 
-    async def _describe(self, spec: ServiceSpec) -> dict[str, object]:
-        child = await asyncio.create_subprocess_exec(
+    async def _begin(self, spec: ServiceSpec) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *wish().prefix,
             *self._argv(spec),
             cwd=spec.folder,
@@ -106,6 +106,14 @@ class Deriver:
             start_new_session=True,
             preexec_fn=wish().between,
         )
+
+    async def _describe(self, spec: ServiceSpec) -> dict[str, object]:
+        beginning = asyncio.create_task(self._begin(spec))
+        try:
+            child = await asyncio.shield(beginning)
+        except asyncio.CancelledError:  # a child that has half begun would outlive the loop that waits for its end
+            await _end(await beginning)
+            raise
         late = asyncio.get_running_loop().call_later(_LATE_S, self.say, f"{spec.name} is still being imported ({spec.folder})")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
@@ -115,12 +123,17 @@ class Deriver:
             raise SystemMistake(f"{spec.name} took over {_TIMEOUT_S:g} s to import", where=spec.where, hint=hint) from None
         finally:
             late.cancel()
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()  # also when this is cancelled, or asyncio complains when the loop closes
+            await _end(child)
         if child.returncode or not out:
             raise _failure(spec, err.decode("utf-8", "replace"), child.returncode or 0)
         return dict(json.loads(out))
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """Also when what waits for it is cancelled: asyncio complains of one that is left when its loop closes."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()
 
 
 def _failure(spec: ServiceSpec, errors: str, code: int) -> SystemMistake:
